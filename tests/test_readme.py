@@ -1,14 +1,12 @@
-"""What README and docs show can be typed: their Python runs in a fresh interpreter, their commands are understood."""
+"""What README and docs show can be typed: their Python runs in a fresh interpreter. (Commands: test_commands.py.)"""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,25 +60,3 @@ def test_python_runs_in_a_fresh_interpreter(name: str, folder: Path, warm_python
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-
-
-def commands() -> Iterator[tuple[str, str]]:
-    for page in PAGES:
-        for block in blocks(page, ""):
-            joined = block.replace("\\\n", " ")
-            for line in joined.splitlines():
-                if line.lstrip().startswith("vitrine "):
-                    yield page.name, line.strip()
-
-
-@pytest.mark.parametrize(("page", "line"), list(commands()))
-def test_commands_name_verbs_and_options_that_there_are(page: str, line: str) -> None:
-    from typer.main import get_command
-
-    from vitrine.cli.app import app
-
-    verb, *arguments = shlex.split(line, comments=True)[1:]
-    root = get_command(app)
-    command = root.commands[verb]  # type: ignore[attr-defined]
-    if not {"--help", "--show-recipe"} & set(arguments):
-        command.make_context(verb, arguments)

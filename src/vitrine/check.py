@@ -12,7 +12,7 @@ from vitrine.data.check import DarkPicture, DataReport, Duplicates, NearCopy, Sp
 from vitrine.data.image_folder import LAYOUTS, UnknownLayoutError
 from vitrine.data.perceptual_hash import BITS
 from vitrine.data.sources import open_data, open_unlabelled
-from vitrine.results import Progress
+from vitrine.results import Progress, count_of
 
 MOST_CLASSES = 40
 """Classes above which the table shows only the largest and the smallest."""
@@ -66,12 +66,12 @@ def render(report: DataReport) -> str:
 
 
 def _head(report: DataReport) -> list[str]:
-    facts = [f"{_count(report.pictures, 'picture')} ({_size(report.size)})"]
+    facts = [f"{count_of(report.pictures, 'picture')} ({_size(report.size)})"]
     if report.labels:
         noun = ("label", "labels") if report.is_multi_label else ("class", "classes")
-        facts.append(f"{_count(len(report.labels), *noun)}{' (multi-label)' if report.is_multi_label else ''}")
+        facts.append(f"{count_of(len(report.labels), *noun)}{' (multi-label)' if report.is_multi_label else ''}")
     if report.captions is not None:
-        facts.append(_count(report.captions.captions, "caption"))
+        facts.append(count_of(report.captions.captions, "caption"))
     if report.labels or report.captions is not None:
         facts.extend(f"{split.name} {split.pictures:,}" for split in report.splits)
     return [f"{report.reference}: {report.layout}", ", ".join(facts)]
@@ -133,7 +133,7 @@ def _problem(items: Sequence[_Item], one: str, many: str, what: str, show: Calla
     if not items:
         return []
     rest = [f"    and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else []
-    return [f"  {_count(len(items), one, many)} {what}", *(f"    {show(item)}" for item in items[:_SHOWN]), *rest]
+    return [f"  {count_of(len(items), one, many)} {what}", *(f"    {show(item)}" for item in items[:_SHOWN]), *rest]
 
 
 def _show_dark(picture: DarkPicture) -> str:
@@ -190,7 +190,7 @@ def _labels_a_picture(report: DataReport) -> list[str]:
         mean = f"{labels / max(1, split.pictures):.2f} labels a picture in {split.name}"
         counts = ", ".join(f"{pictures:,} with {number:,}" for number, pictures in split.by_labels.items() if number)
         without = split.by_labels.get(0, 0)
-        none = f"; {_count(without, 'picture')} without any label, which is allowed" if without else ""
+        none = f"; {count_of(without, 'picture')} without any label, which is allowed" if without else ""
         lines.append(f"{mean}: {counts or 'none'}{none}.")
     return lines
 
@@ -255,10 +255,6 @@ def _spread(spread: Spread) -> str:
 
 def _join_counts(counts: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts)
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _size(size: int) -> str:

@@ -29,7 +29,7 @@ from vitrine.io.files import write_atomically
 from vitrine.io.output_lock import writes_file
 from vitrine.models.reference import BUNDLED
 from vitrine.report.run import Report, ReportSettings, write_report
-from vitrine.results import ONE_TRAINING, OVER_PICTURES
+from vitrine.results import ONE_TRAINING, OVER_PICTURES, count_of
 from vitrine.runs.record import RunRow
 from vitrine.sweep.run import RunEvent, RunStarted, SweepEvent, sweep
 from vitrine.train.events import Event, TrainResult
@@ -154,7 +154,8 @@ class InsideView:
         controls = [row for row in self.scores.ranking.rows if row.is_control]
         beside = ", ".join(f"{row.name} {_hit(row)}" for row in controls)
         return (
-            f"Do maps point at the object? Of {len(self.scores.verdicts)} methods and layers, {best.name} does best: "
+            f"Do maps point at the object? Of {count_of(len(self.scores.verdicts), 'method')} and layers, "
+            f"{best.name} does best: "
             f"its strongest patch\n  is on the object in {_hit(best)} of {best.estimates['pointing'].n} test pictures. "
             f"Controls: {beside}.\n  {self.scores.verdicts[best.name].sentence}"
         )
@@ -233,7 +234,8 @@ class DemoResult:
                 *(claim.sentence for claim in self.comparison.claims),
                 "",
                 f"The final result: {self.final.name}, the best on the validation pictures.",
-                f"  On {metrics.n} test pictures, which chose nothing, its accuracy is {metrics.accuracy:.4f} "
+                f"  On {count_of(metrics.n, 'test picture')}, which chose nothing, its accuracy is "
+                f"{metrics.accuracy:.4f} "
                 f"({OVER_PICTURES} {interval.low:.4f} to {interval.high:.4f}, {metrics.precision}).",
                 *(f"  {sentence}" for sentence in (self.test.leakage.sentences() if self.test.leakage else ())),
                 f"  {ONE_TRAINING}",

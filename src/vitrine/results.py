@@ -482,6 +482,11 @@ def count_of(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def agree(number: int, one: str, many: str) -> str:
+    """The word that goes with a number of things: ``is`` with 1, ``are`` with any other."""
+    return one if number == 1 else many
+
+
 def join_words(words: Sequence[str], last: str = "and") -> str:
     """Words as a sentence lists them: ``a``, ``a and b``, ``a, b and c``; nothing for none."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
@@ -493,18 +498,21 @@ def and_n_more(names: Sequence[str], limit: int = 5) -> str:
     return first if len(names) <= limit else f"{first} and {len(names) - limit:,} more"
 
 
-def none_readable(unreadable: Sequence[Unreadable], count: int = 0, noun: str = "pictures") -> DataError:
+def none_readable(unreadable: Sequence[Unreadable], count: int = 0, noun: str = "picture", of: str = "") -> DataError:
     """The error where not one picture can be read.
 
     Args:
         unreadable: the pictures, or the first of them.
         count: how many there are; 0 counts ``unreadable``.
-        noun: what they are called.
+        noun: what one of them is called.
+        of: what they are of, for the sentence: " of a batch".
     """
     if not unreadable:
-        return DataError(f"There are no {noun}.")
+        return DataError(f"There are no {noun}s{of}.")
     name, reason = unreadable[0]
-    return DataError(f"None of the {count or len(unreadable)} {noun} can be read, for example {name}: {reason}")
+    return DataError(
+        f"None of the {count_of(count or len(unreadable), noun)}{of} can be read, for example {name}: {reason}"
+    )
 
 
 def none_drawn(unreadable: Sequence[Unreadable], unwritten: Sequence[Unreadable]) -> DataError:
@@ -513,7 +521,7 @@ def none_drawn(unreadable: Sequence[Unreadable], unwritten: Sequence[Unreadable]
         return none_readable(unreadable)
     name, reason = unwritten[0]
     count = len(unreadable) + len(unwritten)
-    return DataError(f"None of the {count} pictures has a figure, for example {name}: {reason}")
+    return DataError(f"None of the {count_of(count, 'picture')} has a figure, for example {name}: {reason}")
 
 
 def unreadable_to_json(unreadable: Sequence[Unreadable]) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from vitrine.data.sources import open_data
 from vitrine.display import ResultDisplay
 from vitrine.errors import DataError, UsageError
 from vitrine.io.output_lock import writes_folder
-from vitrine.results import Progress, Unreadable, no_progress
+from vitrine.results import Progress, Unreadable, agree, count_of, no_progress
 
 MEGABYTE = 1_000_000
 
@@ -55,18 +56,22 @@ class WrittenShards(ResultDisplay):
 
     def text(self) -> str:
         """For a person."""
-        kind = "captioned pictures" if self.captions else "pictures"
+        kind = "captioned picture" if self.captions else "picture"
         lines = [
-            f"{split}: {pictures:,} {kind} in {shards:,} shards, {size / MEGABYTE:,.1f} MB"
+            f"{split}: {count_of(pictures, kind)} in {count_of(shards, 'shard')}, {size / MEGABYTE:,.1f} MB"
             for split, shards, pictures, size in self.splits
         ]
         if self.unreadable:
             lines += [f"not readable: {name}: {reason}" for name, reason in self.unreadable[:5]]
-            lines.append(f"{len(self.unreadable):,} pictures were left out; all are named in {self.folder / INDEX}.")
+            lines.append(
+                f"{count_of(len(self.unreadable), 'picture')} {agree(len(self.unreadable), 'was', 'were')} "
+                f"left out; all are named in {self.folder / INDEX}."
+            )
         if not self.is_new:
             lines.insert(0, f"{self.folder} is finished: an earlier call wrote these shards, and nothing was done now.")
-        recipe = "captioner" if self.captions else "NAME"
-        return "\n".join([*lines, f"Next: vitrine train {self.folder} --recipe {recipe} -o RUN"])
+        recipe = ["--recipe", "captioner"] if self.captions else []
+        command = ["vitrine", "train", str(self.folder), *recipe, "-o", f"{self.folder}-run"]
+        return "\n".join([*lines, f"Next: {shlex.join(command)}"])
 
 
 @writes_folder("shards")

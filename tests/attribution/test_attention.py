@@ -240,3 +240,13 @@ def test_without_a_forward_pass_nothing_was_recorded() -> None:
         pass
     with pytest.raises(ModelError, match="inside the with block"):
         record.attention()
+
+
+def test_a_model_without_blocks_is_refused_by_its_name() -> None:
+    module = timm.create_model("resnet18", num_classes=2)
+    for layers in ("all", (-1,)):
+        with (
+            pytest.raises(ModelError, match=r"This ResNet has no blocks of a transformer.*\n.*vit_tiny"),
+            record_attention(module, layers),  # type: ignore[arg-type]
+        ):
+            pass

@@ -207,3 +207,16 @@ def test_what_cannot_be_ranked_is_refused() -> None:
         ScoredMethod("m", False, {"gap": np.array([np.inf])})
     with pytest.raises(ValueError, match="one value a picture"):
         ScoredMethod("m", False, {"gap": np.ones(3), "inside": np.ones(4)})
+
+
+def test_no_method_is_marked_as_the_best_where_a_control_has_more() -> None:
+    from vitrine.explain.figures.ranking import methods_table, methods_text
+
+    methods = [method_with("one", 0.3), method_with("two", 0.2)]
+    for mean, name in ((0.1, None), (0.4, "blob")):
+        ranking = rank_methods([*methods, method_with("blob", mean, control=True)])
+        ahead = ranking.leading_control
+        assert (None if ahead is None else ahead.name) == name
+        assert methods_table(ranking).final == (0 if name is None else None)
+        assert ("the control blob has more" in methods_text(ranking)) == (name is not None)
+    assert rank_methods(methods).leading_control is None

@@ -181,10 +181,11 @@ def test_what_else_has_to_be_known_is_said() -> None:
     remarks = {
         "3 of 120 maps are zero everywhere.": {"blank": 3},
         "1 of 120 maps is zero everywhere.": {"blank": 1},
-        "They are nearly even: the strongest tenth of the patches holds 15 %, uniform is 10 %.": {
+        "They are nearly even: the strongest tenth of the patches has 15 % of a map; were all alike, 10 %.": {
             "top_decile_mass": np.nextafter(MAX_UNIFORM_MASS, 0)
         },
-        "Outlier tokens hold 25 % of their mass.": {"outlier_mass": MIN_OUTLIER_MASS},
+        "Of them, 25 % is on outlier tokens: patches with inner numbers far larger than the others', which say "
+        "little of their place.": {"outlier_mass": MIN_OUTLIER_MASS},
     }
     for words, change in remarks.items():
         verdict = judge(replace(GOOD, **change))

@@ -52,7 +52,7 @@ def test_parts_become_one_table_with_one_header(ledger: Ledger, tmp_path: Path) 
     ledger.merge(3, tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as stream:
         assert list(csv.reader(stream)) == [["filename", "label"], ["a,1", "x"], ["b", "y"], ['c\n"d', "x"]]
-    with pytest.raises(RunError, match="1 of 4 parts are missing"):
+    with pytest.raises(RunError, match="1 of 4 parts is missing"):
         ledger.merge(4, tmp_path / "out.csv")
 
 

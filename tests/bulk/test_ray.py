@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -170,7 +171,9 @@ def test_ctrl_c_leaves_finished_parts_and_nothing_of_ray(
     process.send_signal(signal.SIGINT)
     output, error = process.communicate()
     assert (process.returncode, output) == (130, ""), error
-    assert error == "vitrine: interrupted. What was finished is kept.\n", "and not a word of Ray's"
+    hint, said = error.splitlines()  # and not a word of Ray's
+    assert hint == f"Continue with: {shlex.join(['vitrine', *command[3:], *options, '--resume'])}"
+    assert said == "vitrine: interrupted. What was finished is kept."
     Path(environment["TMPDIR"]).rmdir()  # empty: no folder of Ray's is left, and none of its workers'
     assert not out.exists()
     before = manifest_lines(parts)

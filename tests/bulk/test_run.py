@@ -169,4 +169,4 @@ def test_nothing_but_unreadable_pictures(small_run: Path, tmp_path: Path, vitrin
     save_tiny("blip", tmp_path / "blip")
     for verb, model in (("explain", small_run), ("caption", tmp_path / "blip")):
         status, _, error = vitrine_command(verb, model, "bad", "-o", "out", "--engine", "ray")
-        assert status == 2 and "None of the 1 pictures can be read, for example a.png" in error, error
+        assert status == 2 and "None of the 1 picture can be read, for example a.png" in error, error

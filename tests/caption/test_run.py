@@ -70,8 +70,13 @@ def test_one_figure_for_each_picture_and_a_table(
     status, out, err = vitrine_command("caption", checkpoint, pictures, "-o", tmp_path / "out", *options)
     assert status == 0, err
     assert "2 files were left aside, no data by name: $RECYCLE.BIN 1, __MACOSX 1." in err
-    assert "1 masks of the pictures were left aside: masks/." in err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["captions.csv", "girl.png", "wide.png"]
+    assert "1 mask of the pictures was left aside: masks/." in err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".vitrine-figures.json",
+        "captions.csv",
+        "girl.png",
+        "wide.png",
+    ]
     assert "not readable: broken.jpg" in err
     assert str(checkpoint) in err
     rows = list(csv.DictReader((tmp_path / "out" / "captions.csv").open()))
@@ -164,4 +169,4 @@ def test_no_name_and_no_figure_ends_the_others(vitrine_command: Command, tmp_pat
     assert "no figure: stands.png: its figure cannot be written: Is a directory\n1 figure could not be written." in err
     rows = list(csv.DictReader((out / "captions.csv").open()))
     assert sorted(row["filename"] for row in rows) == sorted(set(names) - {"stands.png"})
-    assert len([path for path in out.iterdir() if path.is_file()]) == 4
+    assert len([path for path in out.iterdir() if path.is_file()]) == 5

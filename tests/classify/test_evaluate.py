@@ -164,7 +164,7 @@ def test_a_weights_file_with_its_architecture(tmp_path: Path, vitrine_command: C
 def test_a_changed_list_of_labels_is_noticed(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     (run / "labels.txt").write_text("one\n")
-    with pytest.raises(ModelError, match=r"outputs but 1 class names; labels\.txt was changed"):
+    with pytest.raises(ModelError, match=r"outputs but 1 class name; labels\.txt was changed"):
         evaluate(str(run), str(small_scenes))
 
 

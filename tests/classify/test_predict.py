@@ -169,3 +169,12 @@ def test_memory_does_not_grow_with_the_pictures(
     result = predict(str(small_run), tmp_path / "many", tmp_path / "p.csv", batch_size=100)
     assert result.table.rows == 2000 and len(alive) == 20
     assert most <= 2
+
+
+def test_an_unfinished_run_is_said_to_be_one(small_run: Path, pictures: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    assert not any("has not ended" in note for note in predict(str(run), pictures, tmp_path / "a.csv").notes)
+    (run / "metrics.json").unlink()
+    (run / "state").mkdir()
+    (run / "state" / "training.pt").write_bytes(b"")
+    assert any("has not ended" in note for note in predict(str(run), pictures, tmp_path / "b.csv").notes)

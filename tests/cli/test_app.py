@@ -177,3 +177,36 @@ def test_a_run_is_resumed_without_naming_its_recipe(
     assert f"Run: {tmp_path / 'run'}" in out
     for name in ("history.jsonl", "model.safetensors", "metrics.json"):
         assert (tmp_path / "run" / name).read_bytes() == (small_run / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(("is_started", "launched"), [(False, False), (True, False), (True, True)])
+def test_an_interrupted_training_says_how_it_is_continued(
+    is_started: bool, launched: bool, monkeypatch: pytest.MonkeyPatch, vitrine_command: Command, tmp_path: Path
+) -> None:
+    import vitrine.train.run
+
+    run = tmp_path / "my run"
+    if is_started:
+        run.mkdir()
+        (run / "recipe.toml").write_text("")
+    if launched:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(vitrine.train.run, "train", raising(KeyboardInterrupt()))
+    status, out, err = vitrine_command("train", "photos", "-o", run, "--recipe", "finetune")
+    command = f"vitrine train photos -o '{run}' --recipe finetune --resume"
+    hint = "Continue with the same command and --resume.\n" if launched else f"Continue with: {command}\n"
+    ended = "vitrine: interrupted. What was finished is kept.\n"
+    assert (status, out, err) == (130, "", (hint if is_started else "") + ended)
+
+
+def test_help_cuts_no_name_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    from vitrine.cli.app import app
+
+    monkeypatch.setenv("COLUMNS", "80")
+    for verb, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        text = CliRunner().invoke(app, [verb, "--help"]).output
+        assert "\N{HORIZONTAL ELLIPSIS}" not in text and max(map(len, text.splitlines())) <= 80
+        assert all(name in text for parameter in command.params for name in parameter.opts if name.startswith("-"))

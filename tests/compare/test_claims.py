@@ -195,3 +195,32 @@ def test_an_untouched_run_is_verified_and_each_change_is_named(run: Path, tmp_pa
     for split in ("train", "validation"):
         (tmp_path / "data" / split / "renamed").rename(tmp_path / "data" / split / label)
     assert verify_as_json(run) == (0, []), "all is as it was"
+
+
+def test_pairs_of_seeds_do_not_make_tests_of_settings_stricter() -> None:
+    from types import SimpleNamespace
+
+    from vitrine.compare.claims import compare_pairs
+
+    rng = np.random.default_rng(0)
+
+    def run(rate: float, seed: int) -> Any:
+        outcomes = {"right": tuple(rng.random(80) < 0.4 + 100 * rate)}
+        settings = {"learning_rate": rate, "seed": seed}
+        return SimpleNamespace(
+            name=f"{rate:g}-{seed}", kind="classifier", validation="v", settings=settings, outcomes=outcomes
+        )
+
+    claims = compare_pairs([run(rate, seed) for rate in (1e-3, 5e-3) for seed in (0, 1, 2)])
+    families = {
+        only_seeds: [c for c in claims if ([n for n, *_ in c.differs] == ["seed"]) == only_seeds]
+        for only_seeds in (True, False)
+    }
+    for only_seeds, size in ((True, 6), (False, 9)):
+        family = families[only_seeds]
+        assert len(family) == size and {claim.tests for claim in family} == {size}
+        by_rank = sorted(claim.counts.p for claim in family)
+        bounds = [(size - rank) * p for rank, p in enumerate(by_rank)]
+        for claim in family:  # the definition: the largest bound up to a value's own rank
+            expected = min(1.0, max(bounds[: sum(p <= claim.counts.p for p in by_rank)]))
+            assert claim.corrected_p == pytest.approx(expected)

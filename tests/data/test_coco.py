@@ -63,7 +63,7 @@ def test_one_file_of_instances_is_enough(tmp_path: Path) -> None:
         ({"images": [{"id": 1, "file_name": "../a.jpg"}]}, "has no path below"),
         ({"images": [{"id": 1, "file_name": "/etc/passwd"}]}, "has no path below"),
         ({"images": [{"id": 1}]}, "has no path below"),
-        ({"images": [{"id": 1, "file_name": "gone.jpg"}]}, "none of its 1 pictures exists"),
+        ({"images": [{"id": 1, "file_name": "gone.jpg"}]}, "none of its 1 picture exists"),
         ({"categories": [{"id": 18}]}, "a category has no name"),
         ({"categories": 3}, "no list of objects called categories"),
         ({"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]}, "is listed twice"),

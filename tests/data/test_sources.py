@@ -107,7 +107,7 @@ def test_some_flat_files_have_no_label(tmp_path: Path) -> None:
     fill(tmp_path, "a_1.png", "a_2.png", "b_1.png", "cover.png")
     data = open_data(str(tmp_path))
     assert sum(map(len, data.splits.values())) == 3
-    assert has_note(data, "1 pictures", "{label}_{id}")
+    assert has_note(data, "1 picture", "{label}_{id}")
 
 
 def test_integer_labels_are_in_numeric_order() -> None:
@@ -124,8 +124,8 @@ def test_clutter_is_ignored_and_the_rest_is_counted(tmp_path: Path) -> None:
     assert sum(map(len, data.splits.values())) == 5
     assert has_note(data, "2 files were left aside", ".heic 1", ".txt 1")
     assert has_note(data, "no classes", "empty/")
-    assert has_note(data, "1 pictures lie in folders below")
-    assert has_note(data, "1 pictures", "beside the class folders")
+    assert has_note(data, "1 picture in folders below")
+    assert has_note(data, "1 picture", "beside the class folders")
 
 
 def test_one_class_only(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_an_unlabelled_test_folder_is_left_aside(tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1.png", "train/a/2.png", "train/b/1.png", "test/1.png", "val/a_1.png")
     data = open_data(str(tmp_path))
     assert set(data.splits) == {"train", "validation"}
-    assert has_note(data, "test/ was left aside", "1 pictures such as 1.png")
+    assert has_note(data, "test/ was left aside", "1 picture such as 1.png")
     assert has_note(data, "val/ was left aside", "flat files")
     assert has_note(data, "no validation split")
 
@@ -212,8 +212,8 @@ def test_only_a_test_split(tmp_path: Path) -> None:
     [
         (["1.png", "2.png"], "2 pictures such as 1.png"),
         ([], "no pictures"),
-        (["a/x.txt"], "1 folders without pictures such as a/"),
-        (["train/1.png"], "1 pictures such as 1.png"),
+        (["a/x.txt"], "1 folder without pictures such as a/"),
+        (["train/1.png"], "1 picture such as 1.png"),
         (["wrapper/cat/1.png", "wrapper/dog/1.png"], "wrapper itself"),
         (["cat/train/1.png", "dog/test/1.png"], "cat/train"),
         (["train/a/1.png", "val/a/1.png", "valid/a/1.png"], "two folders for the split validation"),
@@ -330,8 +330,8 @@ def test_manifest_rows_that_cannot_be_used(tmp_path: Path) -> None:
     text = "path,label\n1.png,a\n1.png,a\n2.png,b\n3.png,a\n2.png,\n"
     data = open_data(write(tmp_path / "m.csv", text))
     assert has_note(data, "1 of 3 files do not exist: 3.png")
-    assert has_note(data, "1 rows repeat")
-    assert has_note(data, "1 rows without a label")
+    assert has_note(data, "1 row with the content of a row above was left aside")
+    assert has_note(data, "1 row without a label")
     for text, words in [
         ("path,label\n1.png,a\n1.png,b\n", "rows 2 and 3"),
         ("path,label,split\n1.png,a,train\n1.png,a,test\n", "rows 2 and 3"),
@@ -385,7 +385,7 @@ def test_parquet_manifest(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(rows, tmp_path / "m.parquet")
     data = open_data(str(tmp_path / "m.parquet"))
     assert data.labels == ("9", "10")
-    assert has_note(data, "1 rows without a label")
+    assert has_note(data, "1 row without a label")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match="cannot be read as a table"):
         open_data(str(tmp_path / "bad.parquet"))
@@ -422,7 +422,7 @@ def test_saved_data_set(tmp_path: Path, rows: object) -> None:
     data = open_data(f"hf:{tmp_path / 'saved'}?label=fine")
     assert data.labels == ("z", "y")
     assert [s.label for s in data.splits["test"]] == [0, 1, 0]
-    assert has_note(data, "1 rows of test have no label")
+    assert has_note(data, "1 row of test without a label was")
     assert has_note(data, "left aside: extra")
     assert has_note(data, "Read from", "saved")
     sample = data.splits["test"][1]
@@ -594,7 +594,7 @@ def test_pets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="known are"):
         open_data("oxford-pets:other")
     (folder / "images" / "Bengal_100.jpg").unlink()
-    with pytest.raises(DataError, match=r"incomplete: 1 pictures are missing, such as images/Bengal_100\.jpg"):
+    with pytest.raises(DataError, match=r"incomplete: 1 picture is missing, such as images/Bengal_100\.jpg"):
         open_data("oxford-pets")
     (folder / "annotations" / "test.txt").write_text("Bengal one\n")
     with pytest.raises(DataError, match="cannot be read"):

@@ -130,7 +130,7 @@ UNDECIDED = {
     "two folders": (["b/a.jpg", "c/a.jpg"], "id,label\na,x\n", ("b/a.jpg, c/a.jpg", "?pictures=FOLDER")),
     "beside and in a folder": (["a.jpg", "c/a.jpg"], "id,label\na,x\n", ("a.jpg, c/a.jpg",)),
     "many": ([f"{n}/a.jpg" for n in range(9)], "id,label\na,x\n", ("and 5 more",)),
-    "nothing": (["train/b.jpg"], "id,label\na,x\n", ("none of its 1 pictures exists", "?pictures=FOLDER")),
+    "nothing": (["train/b.jpg"], "id,label\na,x\n", ("none of its 1 picture exists", "?pictures=FOLDER")),
 }
 
 

@@ -22,6 +22,7 @@ from vitrine.attribution.methods import Method
 from vitrine.cli import main
 from vitrine.errors import DataError, ModelError, PictureError
 from vitrine.explain.run import ExplainSettings, explain
+from vitrine.io.figure_folder import MANIFEST
 from vitrine.plotting.provenance import read_provenance
 
 
@@ -59,7 +60,7 @@ def test_a_figure_a_picture_a_sheet_and_a_table(run, small_run: Path, pictures: 
     paths = sorted(path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.*"))
     stems = sorted(path.relative_to(pictures).with_suffix(".png").as_posix() for path in pictures.rglob("*.*"))
     stems.remove("pie/zz.png")
-    assert paths == sorted([*stems, "contact-sheet.png", "maps.csv"])
+    assert paths == sorted([*stems, ".vitrine-figures.json", "contact-sheet.png", "maps.csv"])
     rows = list(csv.DictReader((tmp_path / "maps" / "maps.csv").open()))
     assert [row["filename"] for row in rows][-1] == "wide.jpg"
     assert [row["true"] for row in rows] == ["clover", "clover", "pie", "pie", ""]
@@ -243,7 +244,7 @@ def test_errors_are_two_lines_at_most(
 def test_only_unreadable_pictures_are_an_error(small_run: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"")
-    with pytest.raises(DataError, match="None of the 1 pictures can be read"):
+    with pytest.raises(DataError, match="None of the 1 picture can be read"):
         explain(str(small_run), tmp_path / "in", tmp_path / "out", ExplainSettings())
     model = vitrine.load(small_run)
     for ask in (model.predict, model.explain):
@@ -274,7 +275,7 @@ def test_the_longest_names_have_figures(small_run: Path, pictures: Path, tmp_pat
     result = explain(str(small_run), tmp_path / "in", tmp_path / "out", settings)
     assert {picture.name for picture in result.pictures} == set(LONG_NAMES) and not result.unwritten
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert len(files) == 3 * len(LONG_NAMES) + 2 and not [path for path in files if path.name.endswith(".part")]
+    assert len(files) == 3 * len(LONG_NAMES) + 3 and not [path for path in files if path.name.endswith(".part")]
     assert all(picture.figure.is_file() for picture in result.pictures)
 
 
@@ -289,8 +290,8 @@ def test_a_figure_that_cannot_be_written_does_not_end_the_others(
     assert "no figure: wide.jpg: its figure cannot be written: Is a directory" in err
     assert "3 figures could not be written." in err and "not readable: pie/zz.png" in err
     assert "1 picture could not be read" in shown
-    status, _, err = run("explain", small_run, pictures / "wide.jpg", "-o", out)
-    assert status == 2 and "None of the 1 pictures has a figure, for example wide.jpg: its figure cannot be" in err
+    status, _, err = run("explain", small_run, pictures / "wide.jpg", "-o", out, "--check")
+    assert status == 2 and "None of the 1 picture has a figure, for example wide.jpg: its figure cannot be" in err
 
 
 def test_what_would_end_every_figure_ends_the_first(
@@ -302,3 +303,25 @@ def test_what_would_end_every_figure_ends_the_first(
     monkeypatch.setattr(import_module("vitrine.explain.run"), "save_map_figure", full)
     with pytest.raises(OSError, match="No space left"):
         explain(str(small_run), pictures, tmp_path / "out", ExplainSettings())
+
+
+def test_figures_of_another_method_do_not_stay_beside_new_ones(
+    run, small_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    maps, clover = tmp_path / "maps", pictures / "clover"
+    assert run("explain", small_run, clover, "-o", maps, "--heads", "each")[0] == 0
+    first = {path: path.read_bytes() for path in maps.iterdir()}
+    status, _, err = run("explain", small_run, clover, "-o", maps, "--method", "rollout")
+    assert status == 2 and "of another call: vitrine explain" in err and "--replace" in err
+    assert {path: path.read_bytes() for path in maps.iterdir()} == first
+    assert run("explain", small_run, clover, "-o", maps, "--method", "rollout", "--replace")[0] == 0
+    assert not list(maps.glob("*-heads.png"))
+    listed = set(json.loads((maps / MANIFEST).read_text())["files"])
+    assert listed == {path.name for path in maps.iterdir()} - {MANIFEST}
+    # The one picture alone, into the same folder: its figure anew, the table as it was.
+    table = (maps / "maps.csv").read_text()
+    assert run("explain", small_run, next(clover.glob("*.png")), "-o", maps, "--method", "rollout")[0] == 0
+    assert (maps / "maps.csv").read_text() == table
+    assert run("explain", small_run, pictures / "wide.jpg", "-o", maps, "--method", "rollout")[0] == 0
+    assert (maps / "maps.csv").read_text().startswith(table)
+    assert len((maps / "maps.csv").read_text().splitlines()) == len(table.splitlines()) + 1

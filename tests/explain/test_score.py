@@ -166,7 +166,7 @@ def test_what_cannot_be_scored_is_said(small_run: Path, small_scenes: Path, tmp_
     with pytest.raises(DataError):
         score(small_run, tmp_path)
     (tmp_path / "a.png").write_bytes(b"no")
-    with pytest.raises(DataError, match=r"None of the 1 pictures can be read, for example a\.png"):
+    with pytest.raises(DataError, match=r"None of the 1 picture can be read, for example a\.png"):
         score(small_run, tmp_path)
 
 

@@ -398,9 +398,9 @@ def test_exact_matches_are_counted_after_tokenisation():
     ("predicted", "references", "expected"),
     [
         ({}, REFERENCES, "There is no predicted caption"),
-        ({"x.jpg": "a", "cat.jpg": "b"}, REFERENCES, r"1 of 2 pictures have no human caption.*, for example x\.jpg\."),
-        ({"x.jpg": "a"}, {"x.jpg": []}, "1 of 1 pictures have no human caption"),
-        ({"x.jpg": "a"}, {"x.jpg": ["!"]}, "1 of 1 pictures have no human caption with words"),
+        ({"x.jpg": "a", "cat.jpg": "b"}, REFERENCES, r"1 of 2 pictures has no human caption.*, for example x\.jpg\."),
+        ({"x.jpg": "a"}, {"x.jpg": []}, "1 of 1 picture has no human caption"),
+        ({"x.jpg": "a"}, {"x.jpg": ["!"]}, "1 of 1 picture has no human caption with words"),
     ],
 )
 def test_what_cannot_be_scored(predicted, references, expected):
@@ -555,7 +555,7 @@ def test_spice_downloads_nothing(tmp_path, monkeypatch):
     assert scores.values == {"meteor": None, "spice": None}
     assert scores.notes[0] == "METEOR was not computed: its answer is no number."
     assert "SPICE was not computed: it needs the models of Stanford CoreNLP 3.6.0" in scores.notes[1]
-    assert scores.notes[2] == "PTBTokenizer makes the same words of all 1 captions."
+    assert scores.notes[2] == "PTBTokenizer makes the same words of all 1 caption."
     for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
         (tmp_path / "spice" / "lib").mkdir(parents=True, exist_ok=True)
         (tmp_path / "spice" / "lib" / name).touch()

@@ -310,7 +310,7 @@ def test_one_class_is_enough() -> None:
 
 def test_pictures_that_cannot_be_counted_are_refused() -> None:
     logits_NC = np.zeros((2, 2), dtype=np.float32)
-    with pytest.raises(DataError, match=r"1 pictures have no label, for example b"):
+    with pytest.raises(DataError, match=r"1 picture has no label, for example b"):
         classification_metrics(LabelledLogits(("a", "b"), logits_NC, np.array([0, -1])), ("x", "y"), precision="fp32")
     with pytest.raises(DataError, match="no picture"):
         empty = LabelledLogits((), logits_NC[:0], np.array([], dtype=np.int64))

@@ -28,7 +28,7 @@ from vitrine.plotting.confusion import confusion_csv, confusion_figure, save_con
 from vitrine.plotting.curves import learning_curves, save_learning_curves, space_apart
 from vitrine.plotting.style import SERIES, SHARES, contrast_colour, figure_style, new_figure, save, shorten
 from vitrine.plotting.tables import Setting, Table, metrics_table, settings_table
-from vitrine.results import ClassificationMetrics, Interval
+from vitrine.results import ClassificationMetrics, Interval, percent
 
 
 def make_metrics(labels: tuple[str, ...], n: int = 300, *, without: int | None = None) -> ClassificationMetrics:
@@ -354,3 +354,21 @@ def test_shortened_labels_fit(label: str) -> None:
     assert "\n" not in text
     if len(" ".join(label.split())) <= 28:
         assert text == " ".join(label.split())
+
+
+def test_marks_of_one_epoch_and_of_the_best_are_not_cut_by_the_axes() -> None:
+    for epochs in (1, 12):
+        figure = learning_curves({"run": make_history(epochs, 1.0)})
+        marks = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
+        assert marks and not any(line.get_clip_on() for line in marks)
+
+
+def test_a_line_ends_with_its_own_value_and_the_ring_is_named_apart() -> None:
+    rows = make_history(15, 0.8, seed=4)
+    best = max(rows, key=lambda row: row["validation_accuracy"])
+    assert best["epoch"] < 15
+    texts = [text.get_text() for text in learning_curves({"run": rows}).texts]
+    assert f"ring: best epoch, {best['epoch']}, with {percent(best['validation_accuracy'])}" in texts
+    assert percent(rows[-1]["validation_accuracy"]) in texts
+    several = [text.get_text() for text in learning_curves({"run": rows, "other": rows}).texts]
+    assert f"run  best {percent(best['validation_accuracy'])}" in several and "ring: best epoch" in several

@@ -195,7 +195,7 @@ def test_the_command_line_draws_the_same_map(
         answer = explain(client, name=str(path), **params)
         words = shlex.split(answer["command"])
         assert words[:2] == ["vitrine", "explain"]
-        words[words.index("-o") + 1] = str(tmp_path / "maps")
+        words[words.index("-o") + 1] = str(tmp_path / words[words.index("-o") + 1])
         status, out, err = vitrine_command(*words[1:], "--json")
         assert status == 0, err
         map_RC = np.array(json.loads(out)["pictures"][0]["map"])
@@ -420,7 +420,10 @@ def test_the_confusion_matrix_is_the_one_that_its_command_draws(
     client: TestClient, small_run: Path, tmp_path: Path, vitrine_command: Callable[..., tuple[int, str, str]]
 ) -> None:
     command = shlex.split(client.get("/api/validation", params={"model": "0"}).json()["command"])
-    assert command[:3] == ["vitrine", "evaluate", str(small_run)] and command[-2:] == ["-o", "evaluation"]
+    assert command[:3] == ["vitrine", "evaluate", str(small_run)] and command[-2:] == [
+        "-o",
+        f"evaluation-{small_run.name}",
+    ]
     assert vitrine_command(*command[1:-1], tmp_path)[0] == 0
     figure = client.post("/api/figure", params={"figure": "confusion", "kind": "png"})
     assert figure.status_code == 200

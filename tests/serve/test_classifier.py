@@ -80,7 +80,7 @@ def test_a_head_that_is_not_known_leaves_what_needs_it_out(tmp_path: Path) -> No
     assert any("its pool is none of timm's" in note for note in classifier.notes)
     encoding = encode(classifier)
     view = parse_view(ViewParams(model="0", query="1,2"), classifier, encoding)
-    assert explain_view(view, classifier, encoding, "").described.startswith("attention of patch (2, 3)")
+    assert explain_view(view, classifier, encoding, "").described.startswith("attention of patch (1, 2)")
 
 
 def test_every_class_of_one_name_can_be_the_target(tmp_path: Path) -> None:

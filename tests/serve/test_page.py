@@ -20,6 +20,7 @@ from support.serving import app_state_of, run_in_thread
 from support.tiny_captioners import save_tiny
 
 import vitrine
+from vitrine.attribution.position_metrics import NUMBER_MEANINGS
 from vitrine.explain.figures.positions import SIMILARITY
 from vitrine.explain.positions import positions as run_positions
 from vitrine.plotting.provenance import read_provenance
@@ -75,6 +76,10 @@ def test_positions_are_the_models(page: Any, home: str, small_run: Path, tmp_pat
         expected = [getattr(each, name) for each in (numbers, controls.untrained_mean, controls.sine)]
         values = [None if cell == "not defined" else float(cell.replace("−", "-")) for cell in row]
         assert values == [None if value is None else pytest.approx(value, abs=6e-4) for value in expected]
+    for term, meaning in zip(page.locator(".facts tbody .term").all(), NUMBER_MEANINGS.values(), strict=True):
+        term.focus()  # a term is explained to whoever reaches it with the keyboard
+        shown = term.evaluate("each => getComputedStyle(each, '::after').content")
+        assert shown.strip('"') == meaning == term.get_attribute("aria-description")
     similarity_RCRC = result.findings.similarity_RCRC
     assert "Patch in row 0, column 3".upper() in page.locator(".large h2").inner_text().upper()
     first = canvas_data(page.locator("canvas.tile"))

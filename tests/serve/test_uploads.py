@@ -191,3 +191,9 @@ def test_pages_of_a_picture_are_not_counted() -> None:
 
     assert _frames(Counted(), count=False) == 2
     assert _frames(Image.new("RGB", (1, 1)), count=False) == _frames(Image.new("RGB", (1, 1)), count=True) == 1
+
+
+def test_a_form_is_refused_with_what_to_send_instead(client: TestClient) -> None:
+    answer = client.post("/api/explain", files={"file": ("cat.png", picture(1), "image/png")})
+    assert (answer.status_code, answer.json()["code"]) == (415, "form")
+    assert "curl --data-binary @picture.jpg" in answer.json()["error"]

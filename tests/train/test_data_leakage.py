@@ -120,7 +120,7 @@ def test_training_says_so_before_and_after(training: tuple[TrainResult, list[Eve
     assert "4 of the 23 validation pictures also stand in training, byte for byte (for example " in notes
     assert "3 of the 23 validation pictures look like copies of training pictures (for example " in notes
     without_exact, without_any = expected_shares(rights(result.run))
-    for text in (training_summary(result), (result.run / "README.md").read_text("utf-8")):
+    for text in (training_summary(result, "data"), (result.run / "README.md").read_text("utf-8")):
         assert "4 of the 23 validation pictures also stand in training, byte for byte." in text
         assert f"Without them the accuracy is {without_exact}" in text
         assert "3 more look like copies of training pictures" in text

@@ -125,8 +125,8 @@ def test_missing_new_and_training_pictures(run: Path, data: Path) -> None:
     train[0].unlink()
     result = verify(run)
     assert result.differences == ("validation pictures", "training pictures")
-    assert detail(result, "validation pictures") == "of 24: 1 are missing; 1 are new"
-    assert detail(result, "training pictures") == "of 48: 1 are missing"
+    assert detail(result, "validation pictures") == "of 24: 1 is missing; 1 is new"
+    assert detail(result, "training pictures") == "of 48: 1 is missing"
     assert predictions(result).n_compared == 23
     assert predictions(result).loss_now is None, "a loss of other pictures says nothing beside the recorded one"
     with (run / "predictions.csv").open(newline="") as stream:

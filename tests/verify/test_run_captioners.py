@@ -129,7 +129,7 @@ def test_missing_pictures(run: Path, data: Path) -> None:
     content = json.loads((run / "data.json").read_text())
     (data / name).unlink()
     result = verify(run)
-    assert result.differences == ("validation pictures",) and "1 are missing" in detail(result, "validation pictures")
+    assert result.differences == ("validation pictures",) and "1 is missing" in detail(result, "validation pictures")
     assert statuses(result)["word pieces"] == "not checked", (
         "a share of other pieces says nothing beside the recorded one"
     )

@@ -45,6 +45,7 @@ def caption(
     join: str = "mean",
     limit: int | None = None,
     format: str = "png",  # noqa: A002  the command line's word
+    replace: bool = False,
     batch_size: int = 8,
     precision: str = "fp32",
     engine: str = "local",
@@ -78,6 +79,7 @@ def caption(
         join: how the maps of a word's pieces become one: mean, first or max.
         limit: pictures at most, drawn with ``seed``; None is all.
         format: png or svg, of the figures.
+        replace: remove the figures that another call left in ``out``; without it they are an error.
         batch_size: pictures at a time.
         precision: fp32, or bf16, which computes the image side in bf16; a model that is open keeps its own.
         engine: local, or ray: several processes, on this machine or a cluster, part by part.
@@ -122,8 +124,8 @@ def caption(
     with quiet_messages(quiet), csv_cells(csv_safe):
         if bulk is not None:
             job = (text_for_ray(model), arch, optional_path(vocab), batch_size)
-            return _caption_in_bulk(job, images, out, settings, bulk, limit)
-        result = _caption_here(model, images, out, settings, limit, batch_size, arch, optional_path(vocab))
+            return _caption_in_bulk(job, images, out, settings, bulk, limit, replace)
+        result = _caption_here(model, images, out, settings, limit, batch_size, arch, optional_path(vocab), replace)
         say_notes(result.notes)
         say_unreadable(result.unreadable)
         say_unwritten(result.unwritten)
@@ -145,6 +147,7 @@ def _caption_here(
     batch_size: int,
     arch: str | None,
     vocab: Any,
+    replace_others: bool,
 ) -> CaptionResult:
     from dataclasses import replace
 
@@ -171,7 +174,7 @@ def _caption_here(
         }
         if out is None:
             return caption_in_memory(captioner, pictures, settings, **options)
-        return caption_pictures(captioner, pictures, as_path(out), settings, **options)
+        return caption_pictures(captioner, pictures, as_path(out), settings, replace_others=replace_others, **options)
 
 
 def _caption_in_bulk(
@@ -181,13 +184,14 @@ def _caption_in_bulk(
     settings: CaptionSettings,
     bulk: BulkSettings,
     limit: int | None,
+    replace: bool,
 ) -> BulkResult:
     from vitrine.bulk.jobs import CaptionJob
     from vitrine.bulk.run import caption_in_bulk
 
     pictures, folder = path_for_ray(images, "images"), path_for_ray(out, "out")
     with reading_progress("Captioning") as progress:
-        outcome = caption_in_bulk(CaptionJob(*job, pictures, True, folder, settings), bulk, limit, progress)
+        outcome = caption_in_bulk(CaptionJob(*job, pictures, True, folder, settings), bulk, limit, progress, replace)
     say_notes(outcome.notes)
     say_unreadable(outcome.unreadable, outcome.unreadable_count, outcome.unreadable_table)
     return outcome

@@ -11,6 +11,7 @@ from vitrine.caption.picture_caption import Caption, describe_pictures
 from vitrine.caption.run import CaptionProvenance, CaptionSettings
 from vitrine.data.picture_inputs import picture_input
 from vitrine.errors import DataError, ModelError
+from vitrine.results import count_of
 
 BATCH_SIZE = 8
 """Pictures that are captioned at a time, where nothing else is said."""
@@ -87,5 +88,5 @@ class CaptionerModel:
         raise ModelError(f"{self.reference} is a captioner: .caption(PICTURE).words have a map each.")
 
     def __repr__(self) -> str:
-        words = f"{self.captioner.vocabulary.size:,} word pieces"
+        words = f"{count_of(self.captioner.vocabulary.size, 'word piece')}"
         return f"<vitrine captioner {self.reference}: {words}, {self.captioner.precision}>"

@@ -49,6 +49,7 @@ def explain(
     scale: float = 0.0,
     patches: bool = False,
     format: str = "png",  # noqa: A002  the command line's word
+    replace: bool = False,
     seed: int = 0,
     batch_size: int = 16,
     precision: str = "auto",
@@ -86,6 +87,7 @@ def explain(
         scale: where the colours end; 0 finds it on the first ``batch_size`` pictures, or on each map in memory.
         patches: draw patches as they are, not smoothed.
         format: png or svg, of the figures.
+        replace: remove the figures that another call left in ``out``; without it they are an error.
         seed: of the checks and the choice of pictures.
         batch_size: pictures at a time.
         precision: fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.
@@ -139,7 +141,7 @@ def explain(
             job = ExplainJob(
                 text_for_ray(model), arch, precision, batch_size, pictures, True, folder, settings, name_file
             )
-            outcome = explain_in_bulk(job, bulk, limit, progress)
+            outcome = explain_in_bulk(job, bulk, limit, progress, replace)
             say_notes(outcome.notes)
             say_unreadable(outcome.unreadable, outcome.unreadable_count, outcome.unreadable_table)
             return outcome
@@ -160,7 +162,7 @@ def explain(
             result = explain_in_memory(classifier, given, settings, **options)
         else:
             with in_eval_mode(classifier):
-                result = run_explain(classifier, given, as_path(out), settings, **options)
+                result = run_explain(classifier, given, as_path(out), settings, replace_others=replace, **options)
         say_notes(result.notes)
         say_unreadable(result.unreadable)
         say_unwritten(result.unwritten)

@@ -24,6 +24,7 @@ from vitrine.explain.explainer import Explainer
 from vitrine.explain.explanation import Explanation, explain_pictures
 from vitrine.explain.run import ExplainSettings, MapProvenance
 from vitrine.models.in_memory import evaluating
+from vitrine.results import count_of
 
 OnePicture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor
 """One picture: a file, its bytes, a PIL image, an array (H, W, 3), or a tensor (C, H, W)."""
@@ -200,7 +201,10 @@ class Model:
         raise ModelError(f"{self.reference} is a classifier, which has no words: use .predict or .explain.")
 
     def __repr__(self) -> str:
-        return f"<vitrine model {self.reference}: {len(self.labels)} classes, {self.classifier.precision}>"
+        return (
+            f"<vitrine model {self.reference}: {count_of(len(self.labels), 'class', 'classes')}, "
+            f"{self.classifier.precision}>"
+        )
 
 
 def one_or_many(given: PictureInput, batches: Iterator[tuple[tuple[Any, ...], Any]]) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrine import messages
 from vitrine.printable import printable_line
-from vitrine.results import count_of
+from vitrine.results import agree, count_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -170,10 +170,15 @@ class _TrainingLines:
         self._bar("Training", plan.first_step, plan.steps_per_epoch * plan.epochs)
         self.pictures, self.since = 0, time.monotonic()
         share = "" if plan.trainable == plan.parameters else f", {plan.trainable:,} of them trained"
-        together = "" if plan.processes == 1 else f" in {plan.processes} processes, which share each batch"
-        classes = f"{plan.classes} classes; " if plan.classes else ""
+        together = (
+            ""
+            if plan.processes == 1
+            else f" in {count_of(plan.processes, 'process', 'processes')}, which share each batch"
+        )
+        classes = f"{count_of(plan.classes, 'class', 'classes')}; " if plan.classes else ""
         self._line(
-            f"{plan.train_pictures:,} training and {plan.validation_pictures:,} validation pictures; {classes}"
+            f"{plan.train_pictures:,} training and "
+            f"{count_of(plan.validation_pictures, 'validation picture')}; {classes}"
             f"{plan.parameters:,} parameters{share}; {plan.device}{together}, {plan.precision}."
         )
         for note in plan.notes:
@@ -185,7 +190,10 @@ class _TrainingLines:
         for entry in plan.quarantine[:5]:
             self._line(f"set aside: {entry}")
         if plan.quarantine:
-            self._line(f"{len(plan.quarantine)} unreadable pictures are set aside and listed in data.json.")
+            self._line(
+                f"{count_of(len(plan.quarantine), 'unreadable picture')} "
+                f"{agree(len(plan.quarantine), 'is', 'are')} set aside and listed in data.json."
+            )
         if plan.first_step:
             self._line(f"Continuing after step {plan.first_step:,}.")
 

@@ -309,6 +309,11 @@ def record_attention(
 
 
 def _layer_numbers(module: nn.Module, layers: Any, queries: Any, depth: int) -> tuple[int, ...]:
+    if not depth:
+        raise ModelError(
+            f"This {type(module).__name__} has no blocks of a transformer, and so no attention to record.\n"
+            "Give a timm vision transformer, such as timm.create_model('vit_tiny_patch16_224')."
+        )
     if queries == "pool":
         if getattr(module, "attn_pool", None) is None:
             raise ModelError(f"This {type(module).__name__} has no attention pool.")

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vitrine.errors import ModelError
+from vitrine.results import count_of, join_words
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ class TokenLayout:
     def tokens(self) -> int:
         """Number of tokens inside the blocks."""
         return self.prefix + self.patches
+
+    @property
+    def prefix_words(self) -> str:
+        """The tokens beside those of the patches by their names, as a sentence has them; "" where there are none."""
+        registers = self.prefix - self.has_class - self.has_distillation
+        names = ["the class token"] * self.has_class + ["the distillation token"] * self.has_distillation
+        return join_words(names + [count_of(registers, "register token")] * (registers > 0))
 
     def token_index(self, row: int, column: int) -> int:
         """Index of a patch's token; rows and columns count from 0, or from the end with -1.
@@ -147,7 +155,7 @@ def split_prefix(rows_BK: torch.Tensor, layout: TokenLayout, *, has_prefix_mass:
     """
     if rows_BK.shape[1] != layout.tokens:
         raise ModelError(
-            f"This model attends to {rows_BK.shape[1]} tokens, not to its {layout.prefix} prefix tokens and "
+            f"This model attends to {rows_BK.shape[1]} tokens, not to its {layout.prefix} beside the patches and "
             f"{layout.rows} x {layout.columns} patches: their attention cannot be laid on the picture."
         )
     patches_BK = rows_BK[:, layout.prefix :]

@@ -16,6 +16,7 @@ from vitrine.attribution.registry import (
     own_entry,
 )
 from vitrine.errors import ModelError, UsageError
+from vitrine.results import join_words
 
 METHOD_OPTIONS: Mapping[str, tuple[str, ...]] = {entry.name: entry.options for entry in ENTRIES}
 """The options of each method. A method with ``target`` explains one class; maps of the others are of no class.
@@ -30,12 +31,12 @@ OPTIONS = tuple(dict.fromkeys(option for options in METHOD_OPTIONS.values() for 
 
 def list_methods(word: str = "or") -> str:
     """The methods' names as a sentence lists them: "attention, rollout or occlusion"."""
-    return _enumerate(METHODS, word)
+    return join_words(METHODS, word)
 
 
 def methods_with(option: str) -> str:
     """The methods that have an option, as a sentence lists them."""
-    return _enumerate([name for name, options in METHOD_OPTIONS.items() if option in options], "and")
+    return join_words([name for name, options in METHOD_OPTIONS.items() if option in options])
 
 
 def require_method(name: str) -> MethodEntry:
@@ -79,14 +80,9 @@ def refuse_options(method: str, options: Iterable[str], spell: Callable[[str], s
         if option not in OPTIONS:
             near = difflib.get_close_matches(option, OPTIONS, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise UsageError(f"No method has an option {option!r}: expected {_enumerate(OPTIONS, 'or')}.{hint}")
+            raise UsageError(f"No method has an option {option!r}: expected {join_words(OPTIONS, 'or')}.{hint}")
         if option not in own_options:
             raise UsageError(
                 f"{spell(option)} is an option of {methods_with(option)}; {method} would ignore it.\n"
                 "Leave it out, or choose another method."
             )
-
-
-def _enumerate(names: Iterable[str], word: str) -> str:
-    *first, last = names
-    return f"{', '.join(first)} {word} {last}" if first else last

@@ -27,6 +27,7 @@ from vitrine.attribution.method_options import refuse_options, require_method
 from vitrine.attribution.readout import describe_readout
 from vitrine.attribution.registry import MethodEntry, method_entry, own_entry
 from vitrine.errors import ModelError, UsageError
+from vitrine.results import count_of
 
 
 def softmax(logits_BC: torch.Tensor) -> torch.Tensor:
@@ -164,7 +165,7 @@ class Method:
         if isinstance(self.heads, int):
             return f"head {self.heads % count if count else self.heads}"
         reduction = {"mean": "mean", "max": "maximum", "min": "minimum"}[self.heads]
-        return f"{reduction} of {count} heads" if count else f"{reduction} over heads"
+        return f"{reduction} of {count_of(count, 'head')}" if count else f"{reduction} over heads"
 
 
 def method_with(method: str | MapFunction, options: Mapping[str, Any]) -> Method:

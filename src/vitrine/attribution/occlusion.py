@@ -14,6 +14,7 @@ from torch import nn
 
 from vitrine.attribution.maps import BatchMaps, token_layout
 from vitrine.errors import ModelError
+from vitrine.results import count_of
 
 _COVERS = 8  # default: a cover hides about an eighth of the side
 
@@ -61,7 +62,10 @@ def occlusion(
     """
     rows, columns = grid
     if window > max(grid):
-        raise ModelError(f"A cover of {window} patches a side is larger than the grid, which has {rows} x {columns}.")
+        raise ModelError(
+            f"A cover of {count_of(window, 'patch', 'patches')} a side is larger than the grid, which has "
+            f"{rows} x {columns}."
+        )
     window = window or max(1, round(max(grid) / _COVERS))
     maps = [
         _occlude_picture(probability, pixels_CHW, int(target), rows, columns, window, batch_size)

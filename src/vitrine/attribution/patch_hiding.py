@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vitrine.attribution.baselines import centre_blob
 from vitrine.display import notebook_html
-from vitrine.results import count_of, join_words, round_number, shown_number
+from vitrine.results import agree, count_of, join_words, round_number, shown_number
 
 FILLINGS = ("other pictures", "elsewhere")
 """What hides a patch: a patch of another picture, or a visible patch of the same picture, mirrored and recoloured. Blur
@@ -185,9 +185,10 @@ def count_hiding_tests(flags: Sequence[str]) -> str:
     """How many tests of maps came out how, as one sentence."""
     depends, not_shown, cannot_tell = (flags.count(flag) for flag in get_args(Flag))
     return (
-        f"Of {count_of(len(flags), 'map')}, {depends} mark{'s' * (depends == 1)} patches that the answer depends on "
+        f"Of {count_of(len(flags), 'map')}, {depends} {agree(depends, 'marks', 'mark')} patches that the "
+        f"answer depends on "
         f"(p at most {SIGNIFICANT:g} each, which random maps reach in 1 of 20); {not_shown} "
-        f"{'does' if not_shown == 1 else 'do'} not show it, and for {cannot_tell} it cannot be told."
+        f"{agree(not_shown, 'does', 'do')} not show it, and for {cannot_tell} it cannot be told."
     )
 
 

@@ -24,6 +24,21 @@ TIED = 1e-6
 """Similarities nearer than this are the same: float32 tells no more."""
 
 
+NUMBER_NAMES = {
+    "neighbour_share": "patches that are most like a neighbour",
+    "distance_correlation": "similarity and distance, correlation of ranks",
+    "additive_share": "similarity that rows and columns explain",
+}
+"""What the numbers are called, by their field."""
+
+NUMBER_MEANINGS = {
+    "neighbour_share": "The share of patches whose most similar other patch lies right beside, above or below them.",
+    "distance_correlation": "\N{MINUS SIGN}1: the further apart two patches lie, the less alike they are; 0: neither.",
+    "additive_share": "How much of the differences in similarity the two rows alone plus the two columns alone say.",
+}
+"""The same in a sentence."""
+
+
 @dataclass(frozen=True)
 class PositionNumbers:
     """How much the similarities of position embeddings tell about where a patch is.
@@ -288,8 +303,8 @@ def _near_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple[
     grade = _grade(here, chance, controls.untrained_std.neighbour_share, 1)
     if grade is None:
         return None
-    most = "the most alike in all cells" if here == 1 else "the most alike in most cells"
-    grade_words = ("not clearly more alike than by chance", "the most alike in some cells", most)[grade]
+    most = "the most alike for all patches" if here == 1 else "the most alike for most patches"
+    grade_words = ("not clearly more alike than by chance", "the most alike for some patches", most)[grade]
     return grade, f"neighbours are {grade_words} ({percent(here)}, untrained {percent(chance)})"
 
 

@@ -174,6 +174,16 @@ class Ranking:
         measured_metrics = [each for each in METRICS if any(each.key in row.estimates for row in self.rows)]
         return (self.by, *(each for each in measured_metrics if each != self.by))
 
+    @property
+    def leading_control(self) -> RankedMethod | None:
+        """The best control, where it does better than the best method; else None."""
+        best = self.rows[0].estimates.get(self.by.key)
+        control = next((row for row in self.rows if row.is_control and self.by.key in row.estimates), None)
+        if best is None or control is None:
+            return None
+        lead = control.estimates[self.by.key].mean - best.mean
+        return control if (lead if self.by.higher_is_better else -lead) > 0 else None
+
     def pictures_of(self, each: Metric) -> tuple[int, int]:
         """The fewest and the most pictures that a row has this metric of; one number wherever rows agree."""
         counts = [row.estimates[each.key].n for row in self.rows if each.key in row.estimates]

@@ -25,6 +25,7 @@ from vitrine.attribution.maps import TokenLayout
 from vitrine.attribution.model_tail import Constant, copy_with
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.heads import ClassAndMeanTransformer
+from vitrine.results import count_of
 
 # Older versions of timm have no such pool.
 _ATTENTION_POOLS = (AttentionPoolLatent, getattr(timm.layers, "AttentionPoolPrr", AttentionPoolLatent))
@@ -318,7 +319,9 @@ def _require_agreement(module: nn.Module, layout: TokenLayout, inputs: tuple[_He
             is_read = any(token in part.tokens for part in each.parts for token in group[:1])
             if (change > _NOTICEABLE) != is_read:
                 claim = "is said to be read, and changes nothing" if is_read else "is said to be unread, and changes it"
-                tokens = f"token {group[0]}" if len(group) == 1 else f"{len(group)} tokens, from {group[0]} on,"
+                tokens = (
+                    f"token {group[0]}" if len(group) == 1 else f"{count_of(len(group), 'token')}, from {group[0]} on,"
+                )
                 raise _unknown(module, f"noise in {tokens} {claim}")
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vitrine.attribution.ranking import Estimate, PairedDifference, metric
 from vitrine.metrics.intervals import MIN_PICTURES, wilson
 from vitrine.metrics.paired_tests import LEVEL, holm
-from vitrine.results import Interval, count_of, join_words, percent, round_number, shown_number
+from vitrine.results import Interval, agree, count_of, join_words, percent, round_number, shown_number
 
 MIN_LEAD = 0.05
 """What a method must lead every control by, in the metric's unit: a smaller lead is of no use, however sure it is."""
@@ -259,7 +259,9 @@ class SetVerdict:
                 reasons.append(f"they are no better than {join_words(names, 'or')}")
             elif any(lead.n < MIN_PICTURES for _, lead in leads):
                 n = min(lead.n for _, lead in leads)
-                reasons.append(f"{count_of(n, 'picture')} are too few to compare them with controls")
+                reasons.append(
+                    f"{count_of(n, 'picture')} {agree(n, 'is', 'are')} too few to compare them with controls"
+                )
             else:
                 names = [each.name for each in self.evidence.controls if not self._is_beaten(each)]
                 reasons.append(f"they are not surely better than {join_words(names, 'or')}")
@@ -277,7 +279,7 @@ class SetVerdict:
     def _controls_sentence(self) -> str:
         evidence = self.evidence
         beside = join_words([f"{each.name} {shown_number(each.mean)}" for each in evidence.controls])
-        correction = f", corrected for {self.methods} methods" if self.methods > 1 else ""
+        correction = f", corrected for {count_of(self.methods, 'method')}" if self.methods > 1 else ""
         p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
         label, mean = metric(evidence.metric).label, shown_number(evidence.mean.mean)
         return (
@@ -313,9 +315,15 @@ class SetVerdict:
             remarks.append(f"{evidence.blank:,} of {count_of(evidence.mean.n, 'map')} {are} zero everywhere.")
         if evidence.top_decile_mass is not None and evidence.top_decile_mass < MAX_UNIFORM_MASS:
             share = percent(evidence.top_decile_mass, 0)
-            remarks.append(f"They are nearly even: the strongest tenth of the patches holds {share}, uniform is 10 %.")
+            remarks.append(
+                f"They are nearly even: the strongest tenth of the patches has {share} of a map; were all alike, 10 %."
+            )
         if evidence.outlier_mass is not None and evidence.outlier_mass >= MIN_OUTLIER_MASS:
-            remarks.append(f"Outlier tokens hold {percent(evidence.outlier_mass, 0)} of their mass.")
+            remarks.append(
+                f"Of them, {percent(evidence.outlier_mass, 0)} is on outlier tokens: patches with inner "
+                f"numbers far larger "
+                "than the others', which say little of their place."
+            )
         return remarks
 
 

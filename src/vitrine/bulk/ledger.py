@@ -27,7 +27,7 @@ from vitrine.io.file_names import beside
 from vitrine.io.files import writing
 from vitrine.io.resumable_csv import UNREADABLE_HEADER, complete_records, csv_row
 from vitrine.io.untrusted_files import parse_json, read_lines
-from vitrine.results import Unreadable
+from vitrine.results import Unreadable, agree, count_of
 
 MANIFEST = "_manifest.jsonl"
 
@@ -87,7 +87,8 @@ class Ledger:
         known_job, parts = self._read_manifest()
         if parts and not resume:
             raise RunError(
-                f"{self.folder} holds {len(parts)} finished parts of a job. Continue it with --resume, or delete it."
+                f"{self.folder} holds {count_of(len(parts), 'finished part')} of a job. Continue it with "
+                f"--resume, or delete it."
             )
         if parts and known_job != self._job:
             differing = ", ".join(key for key in self._job if known_job.get(key) != self._job[key])
@@ -148,7 +149,10 @@ class Ledger:
         """
         missing = [number for number in range(count) if number not in self.finished_parts]
         if missing:
-            raise RunError(f"{len(missing)} of {count} parts are missing in {self.folder}. Continue it with --resume.")
+            raise RunError(
+                f"{len(missing)} of {count_of(count, 'part')} {agree(len(missing), 'is', 'are')} missing in "
+                f"{self.folder}. Continue it with --resume."
+            )
         partial = beside(out, ".partial")
         with writing(out, partial), partial.open("wb") as table:
             for number in range(count):

@@ -13,17 +13,19 @@ from vitrine.bulk.jobs import CaptionJob, ExplainJob, PredictJob
 from vitrine.bulk.ledger import Ledger
 from vitrine.bulk.ray import process_parts, ray_session, worker_pool
 from vitrine.bulk.worker import JobModel, Part
+from vitrine.caption.run import captioner_flags
 from vitrine.data.bulk_slices import BulkInput, FolderSlice, slice_pictures
 from vitrine.data.samples import random_subset
 from vitrine.display import ResultDisplay
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.explainer import Explainer
-from vitrine.explain.run import SHEETS, ExplainSettings, choose_scale
+from vitrine.explain.run import SHEETS, ExplainSettings, choose_scale, explain_flags
+from vitrine.io.figure_folder import FigureCall, claim_folder, picture_choice
 from vitrine.io.file_names import beside
 from vitrine.io.files import remove_unfinished, to_json
 from vitrine.io.output_lock import lock_folder, writes_file
 from vitrine.plotting.provenance import figure_names
-from vitrine.results import Progress, Unreadable, no_progress, none_readable, unreadable_to_json
+from vitrine.results import Progress, Unreadable, agree, count_of, no_progress, none_readable, unreadable_to_json
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def parts_with_figures(slices: BulkInput, kind: str, reserved_stems: Sequence[st
     repeats = [name for name, count in Counter(name for some in names for name in some).items() if count > 1]
     if repeats:
         raise DataError(
-            f"{len(repeats)} names come more than once, for example {repeats[0]}: each picture needs its own."
+            f"{count_of(len(repeats), 'name')} {agree(len(repeats), 'comes', 'come')} more than once, for "
+            f"example {repeats[0]}: each picture needs its own."
         )
     figures = figure_names([name for some in names for name in some], kind, reserved_stems)
     return tuple(
@@ -166,7 +169,11 @@ def predict_in_bulk(
 
 
 def explain_in_bulk(
-    job: ExplainJob, settings: BulkSettings, limit: int | None = None, progress: Progress = no_progress
+    job: ExplainJob,
+    settings: BulkSettings,
+    limit: int | None = None,
+    progress: Progress = no_progress,
+    replace_others: bool = False,
 ) -> BulkResult:
     """Draw a map for every picture: figures as a single process draws them, and ``maps.csv``; no contact sheets.
 
@@ -175,9 +182,12 @@ def explain_in_bulk(
         settings: how the job is run.
         limit: pictures at most; with more, a choice drawn with the job's seed. None takes all.
         progress: called with pictures done, of how many; 0 where that is not known.
+        replace_others: remove the figures of another call from the job's folder, instead of refusing to draw beside
+            them.
 
     Raises:
         UsageError: a limit of shards or rows.
+        RunError: the folder has figures of another call.
         DataError: no pictures, or none that can be read.
         VitrineError: see :func:`predict_in_bulk`.
     """
@@ -189,13 +199,20 @@ def explain_in_bulk(
         if not job.settings.stretch and not job.settings.scale:
             scale = _shared_scale(model.runner, job.settings, slices, job.batch_size)
             job = replace(job, settings=replace(job.settings, scale=scale))
-        plan = _Plan("explain", job, _figure_options(job), job.out / "maps.csv", parts).with_model(model, slices.notes)
+        flags = explain_flags(job.settings, model.runner.classifier.precision, job.architecture)
+        flags += ["--names", job.names] if job.names else []
+        notes = (*slices.notes, *_claim_folder("explain", job, parts, flags, limit, replace_others))
+        plan = _Plan("explain", job, _figure_options(job), job.out / "maps.csv", parts).with_model(model, notes)
         del model  # workers have their own
         return _run(plan, settings, progress)
 
 
 def caption_in_bulk(
-    job: CaptionJob, settings: BulkSettings, limit: int | None = None, progress: Progress = no_progress
+    job: CaptionJob,
+    settings: BulkSettings,
+    limit: int | None = None,
+    progress: Progress = no_progress,
+    replace_others: bool = False,
 ) -> BulkResult:
     """Caption every picture: figures as a single process draws them, and ``captions.csv``.
 
@@ -205,8 +222,30 @@ def caption_in_bulk(
         job = replace(job, folder=_has_many_pictures(job.images))
         slices = _limited_slices(job, settings, limit)
         parts = parts_with_figures(slices, job.settings.kind)
+        flags = [*captioner_flags(job.architecture, job.vocabulary), *job.settings.flags()]
+        notes = (*slices.notes, *_claim_folder("caption", job, parts, flags, limit, replace_others))
         plan = _Plan("caption", job, _figure_options(job), job.out / "captions.csv", parts)
-        return _run(plan.with_model(job.open(), slices.notes), settings, progress)
+        return _run(plan.with_model(job.open(), notes), settings, progress)
+
+
+def _claim_folder(
+    verb: str,
+    job: ExplainJob | CaptionJob,
+    parts: Sequence[Part],
+    flags: Sequence[str],
+    limit: int | None,
+    replace_others: bool,
+) -> list[str]:
+    """Make the folder the job's own, and say what was removed.
+
+    Figures of shards are named by workers, and are not listed.
+    """
+    files = [name for part in parts for name in (part.figures or {}).values()]
+    table = "maps.csv" if verb == "explain" else "captions.csv"
+    call = FigureCall(verb, (job.model, *flags), picture_choice(job.images, limit, job.settings.seed))
+    claim = claim_folder(job.out, call, (*files, table), replace=replace_others)
+    claim.take()
+    return claim.notes
 
 
 def _has_many_pictures(images: Path) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor
 from vitrine.caption.tokenizer import Vocabulary
 from vitrine.errors import ModelError
 from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
+from vitrine.results import count_of
 
 __all__ = ["CaptionerModule", "DecoderOutput", "EncoderOutput"]
 
@@ -406,7 +407,9 @@ def step_limit(captioner: CaptionerModule, max_tokens: int | None) -> int:
     if max_tokens is None:
         return most
     if not 1 <= max_tokens <= most:
-        raise ModelError(f"This captioner's captions have 1 to {most} word pieces; {max_tokens} cannot be asked of it.")
+        raise ModelError(
+            f"This captioner's captions have 1 to {count_of(most, 'word piece')}; {max_tokens} cannot be asked of it."
+        )
     return max_tokens
 
 
@@ -463,7 +466,9 @@ def teacher_forced(
         ValueError: another number of captions than pictures, or one that is empty and has no end, or holds one.
     """
     if len(captions) != len(encoder_output.grids):
-        raise ValueError(f"Expected {len(encoder_output.grids)} captions, one a picture; got {len(captions)}.")
+        raise ValueError(
+            f"Expected {count_of(len(encoder_output.grids), 'caption')}, one a picture; got {len(captions)}."
+        )
     has_end = [with_end] * len(captions) if isinstance(with_end, bool) else list(with_end)
     if any(captioner.end in ids for ids in captions):
         raise ValueError("The end is not among the tokens of a caption to follow.")
@@ -473,7 +478,8 @@ def teacher_forced(
     steps = max(map(len, targets), default=0)
     if steps > captioner.max_length - 1:
         raise ModelError(
-            f"A caption of {steps} word pieces, its end included, is too long: this captioner has positions for "
+            f"A caption of {count_of(steps, 'word piece')}, its end included, is too long: this captioner "
+            f"has positions for "
             f"{captioner.max_length - 1}."
         )
 

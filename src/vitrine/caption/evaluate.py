@@ -66,8 +66,8 @@ def _heading(scores: CaptionScores) -> str:
     lengths = scores.human_lengths
     return (
         f"{count_of(scores.predicted.pictures, 'picture')}, {count_of(scores.human_captions, 'human caption')} "
-        f"of {lengths.shortest} to {lengths.longest} words (mean {lengths.mean:.1f}), "
-        f"{scores.human_words:,} distinct words"
+        f"of {lengths.shortest} to {count_of(lengths.longest, 'word')} (mean {lengths.mean:.1f}), "
+        f"{count_of(scores.human_words, 'distinct word')}"
     )
 
 
@@ -124,7 +124,8 @@ def _sentences(scores: CaptionScores) -> list[str]:
     sentences.append(f"Constant caption: {_quote(scores.constant_caption)}; of {source} {rule}.")
     if diversity.commonest_count > 1:
         sentences.append(
-            f"Commonest prediction: {_quote(diversity.commonest)}, for {diversity.commonest_count:,} pictures."
+            f"Commonest prediction: {_quote(diversity.commonest)}, for "
+            f"{count_of(diversity.commonest_count, 'picture')}."
         )
     if diversity.novel_examples:
         sentences.append(f"Words never said by a human: {', '.join(diversity.novel_examples)}.")
@@ -233,8 +234,9 @@ class CaptionerEvaluation(EvaluationResult):
         lines = [f"{self.model} on {self.data}, {self.split} split, {self.decoding}, {self.precision}", ""]
         lines += [caption_table(self.scores), ""]
         lines.append(
-            f"Human captions: {self.negative_log_likelihood:.3f} nats a word piece (each picture's first caption, "
-            f"{self.tokens:,} pieces)."
+            f"Loss on human captions: {self.negative_log_likelihood:.3f} a word piece, the mean of "
+            f"\N{MINUS SIGN}log of "
+            f"its probability (each picture's first caption, {count_of(self.tokens, 'piece')})."
         )
         if self.groundings:
             lines += ["", "Do words look at what they name?", grounding_text(self.groundings)]

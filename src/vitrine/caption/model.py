@@ -22,7 +22,7 @@ from vitrine.models.hub import fetch
 from vitrine.models.kind import captioner_kind, is_hub_reference
 from vitrine.models.precision import default_device
 from vitrine.models.reference import WeightsFile
-from vitrine.results import Progress, no_progress
+from vitrine.results import Progress, count_of, no_progress
 from vitrine.runs.environment import weights_notes
 
 _VOCABULARY_REPOSITORY = "google-bert/bert-base-uncased"  # has the published captioner's word pieces
@@ -164,7 +164,8 @@ def _check_size(model: CaptionModel, path: Path) -> None:
     """Refuse a vocabulary of another size than the captioner's."""
     if model.vocabulary.size != model.config.vocabulary_size:
         raise ModelError(
-            f"{path} has {model.vocabulary.size:,} word pieces; the captioner has {model.config.vocabulary_size:,}.\n"
+            f"{path} has {count_of(model.vocabulary.size, 'word piece')}; the captioner has "
+            f"{model.config.vocabulary_size:,}.\n"
             "Give the file that belongs to its weights; the published captioner's is the vocab.txt of "
             "bert-base-uncased: --vocab vocab.txt"
         )

@@ -23,10 +23,12 @@ from vitrine.caption.word_maps import CaptionWord, Join, caption_words
 from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample, random_subset
 from vitrine.display import ResultDisplay
+from vitrine.io.figure_folder import FigureCall, FolderClaim, claim_folder, picture_choice
 from vitrine.io.file_names import beside
 from vitrine.io.files import remove_unfinished, unwritten_picture, writing
 from vitrine.io.output_lock import writes_folder
 from vitrine.io.resumable_csv import csv_row
+from vitrine.io.untrusted_files import MAX_TEXT_BYTES, read_file
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import Provenance, figure_names
@@ -35,6 +37,7 @@ from vitrine.results import Progress, Unreadable, count_of, no_progress, none_dr
 CAPTION_HEADER = csv_row(("filename", "caption", "log_probability", "words", "verdicts"))
 """The first row of ``captions.csv``."""
 
+_TABLE = "captions.csv"
 _LOCALIZED, _NOT_LOCALIZED = "looked somewhere", "nowhere in particular"
 
 
@@ -312,6 +315,10 @@ class CaptionProvenance:
     settings: CaptionSettings
     flags: Sequence[str] = ()
 
+    def call(self, pictures: tuple[str, ...] | None) -> FigureCall:
+        """What the figures of a folder have to agree in; ``pictures`` as :class:`FigureCall` has them."""
+        return FigureCall("caption", (self.model, *self.flags, *self.settings.flags()), pictures)
+
     def of(self, sample: Sample, path: Path | None, out: str) -> Provenance:
         """The provenance of one figure, with the command that makes it again where there is one.
 
@@ -349,6 +356,7 @@ def caption_pictures(
     batch_size: int = 8,
     progress: Progress = no_progress,
     download: Progress = no_progress,
+    replace_others: bool = False,
 ) -> CaptionResult:
     """Caption every picture and draw its word maps; what was drawn before an interruption stays.
 
@@ -363,10 +371,12 @@ def caption_pictures(
         batch_size: pictures at a time; captions do not depend on it but for rounding.
         progress: called with pictures done, of how many.
         download: called with bytes done, of how many.
+        replace_others: remove the figures of another call from ``out``, instead of refusing to draw beside them.
 
     Raises:
         DataError: no pictures, or none that can be read.
         ModelError, WeightsUnavailableError: the captioner cannot be opened.
+        RunError: ``out`` has figures of another call.
     """
     pictures = images if isinstance(images, PictureInput) else picture_input(images)
     samples = random_subset(tuple(pictures.samples), limit, settings.seed)
@@ -374,7 +384,9 @@ def caption_pictures(
     figures = figure_names([sample.name for sample in samples], settings.kind)
     remove_unfinished(*{(out / figure).parent for figure in figures.values()})
     provenance = CaptionProvenance(captioner.reference, captioner, settings, captioner_flags(architecture, vocabulary))
-    writer = CaptionWriter(provenance, pictures.path, out, figures, out / "captions.csv")
+    call = provenance.call(picture_choice(pictures.path, limit, settings.seed))
+    claim = claim_folder(out, call, (*figures.values(), _TABLE), replace=replace_others)
+    writer = CaptionWriter(provenance, pictures.path, out, figures, out / _TABLE, claim=claim)
     writer.caption(samples, batch_size, progress)
     result = writer.finish()
     return replace(result, notes=(*result.notes, *pictures.notes))
@@ -396,6 +408,7 @@ class CaptionWriter:
         figures: the path of each picture's figure from ``out`` on, by the picture's name.
         table: the CSV; unfinished it is ``TABLE.partial``.
         is_folder: whether a picture's path is ``images`` and its name; None looks.
+        claim: the folder, which is made this call's own before the first figure; None where others see to it.
 
     Attributes:
         records: of the pictures that were captioned.
@@ -412,8 +425,10 @@ class CaptionWriter:
         table: Path,
         *,
         is_folder: bool | None = None,
+        claim: FolderClaim | None = None,
     ) -> None:
         self.provenance, self.images, self.out, self.figures = provenance, images, out, figures
+        self.claim = claim or FolderClaim(out)
         self.captioner, self.settings, self.table = provenance.captioner, provenance.settings, table
         self.is_folder = images is not None and images.is_dir() if is_folder is None else is_folder
         self.records: list[CaptionRecord] = []
@@ -429,6 +444,8 @@ class CaptionWriter:
             self.captioner, samples, self.settings.decode, batch_size=batch_size, progress=progress
         ):
             self.unreadable += batch.unreadable
+            if batch.pictures:
+                self.claim.take()
             with writing(self.table, self._partial), self._partial.open("ab") as rows:
                 for picture in batch.pictures:
                     try:
@@ -452,7 +469,13 @@ class CaptionWriter:
         return caption_row(word_maps.picture)
 
     def finish_table(self) -> None:
-        """Give the table its name."""
+        """Give the table its name; that of a call before stays where some of its figures were drawn anew."""
+        if self.claim.redraws:
+            self._partial.unlink()
+            return
+        if self.claim.adds and self.table.is_file():
+            rows = self._partial.read_bytes().removeprefix(CAPTION_HEADER)
+            self._partial.write_bytes(read_file(self.table, MAX_TEXT_BYTES) + rows)
         self._partial.replace(self.table)
 
     def finish(self) -> CaptionResult:
@@ -470,5 +493,5 @@ class CaptionWriter:
             self.table,
             tuple(self.unreadable),
             tuple(self.unwritten),
-            self.captioner.notes,
+            (*self.captioner.notes, *self.claim.notes),
         )

@@ -26,6 +26,7 @@ from vitrine.caption.decoding import (
     top_k_stable,
 )
 from vitrine.errors import ModelError
+from vitrine.results import count_of
 
 
 def sample(
@@ -64,7 +65,7 @@ def sample(
     pictures = len(encoder_output.grids)
     seeds = [[seed, picture] for picture in range(pictures)] if isinstance(seed, int) else [[each] for each in seed]
     if len(seeds) != pictures:
-        raise ValueError(f"Expected {pictures} seeds, one a picture; got {len(seeds)}.")
+        raise ValueError(f"Expected {count_of(pictures, 'seed')}, one a picture; got {len(seeds)}.")
     generators = [np.random.default_rng(each) for each in seeds]
 
     def choose(
@@ -150,7 +151,9 @@ def continue_prefix(
         if not 0 <= token_id < size or token_id in special:
             raise ModelError(f"A caption cannot be continued from piece {token_id}: it is no piece of a word.")
     if len(prefix) >= steps:
-        raise ModelError(f"A caption of {len(prefix)} pieces cannot be continued: {steps} is the most there can be.")
+        raise ModelError(
+            f"A caption of {count_of(len(prefix), 'piece')} cannot be continued: {steps} is the most there can be."
+        )
     newest: tuple[Candidate, ...] = ()
 
     def choose(

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from vitrine.errors import DataError, ModelError
 from vitrine.io.untrusted_files import MAX_TEXT_BYTES, read_file
+from vitrine.results import count_of
 
 _UNKNOWN = "[UNK]"
 _SPECIAL = ("[PAD]", _UNKNOWN, "[CLS]", "[SEP]")
@@ -60,7 +61,7 @@ class Vocabulary:
         self.pad = _find_special(ids, "pad", pad or (usual[2] if usual[2] in ids else None) or end or usual[1])
         if len(ids) <= len(_SPECIAL) + 1:
             raise ModelError(
-                f"This vocabulary has {len(ids)} pieces and no words: {', '.join(list(ids)[:6])}.\n"
+                f"This vocabulary has {count_of(len(ids), 'piece')} and no words: {', '.join(list(ids)[:6])}.\n"
                 "Give the captioner's own vocab.txt or tokenizer.json."
             )
         self._word_start = _word_start(json.loads(tokenizer.to_str()).get("decoder"))
@@ -74,7 +75,7 @@ class Vocabulary:
         piece = self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
         if piece is None:
             raise ModelError(
-                f"Word piece {token_id} is not in this vocabulary of {self.size:,} pieces.\n"
+                f"Word piece {token_id} is not in this vocabulary of {count_of(self.size, 'piece')}.\n"
                 "Give the vocabulary that belongs to the captioner."
             )
         return str(piece)
@@ -188,7 +189,8 @@ def train_vocabulary(
     alphabet = [*_SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
     if size < len(alphabet):
         raise DataError(
-            f"A vocabulary of {size} pieces is too small: the captions' {len(letters)} letters and signs alone take "
+            f"A vocabulary of {count_of(size, 'piece')} is too small: the captions' {len(letters)} letters "
+            f"and signs alone take "
             f"{len(alphabet)}."
         )
     learner = Tokenizer(models.WordPiece(unk_token=_UNKNOWN))
@@ -242,7 +244,7 @@ def _from_lines(content: str, lowercase: bool | None) -> Tokenizer:
         lowercase = not any(line != line.lower() for line in lines if not (line[0:1] == "[" and line[-1:] == "]"))
     tokenizer = _bert_tokenizer(ids, lowercase)
     if tokenizer.get_vocab_size() != len(lines):
-        raise ModelError(f"{len(lines):,} lines were read as {tokenizer.get_vocab_size():,} pieces.")
+        raise ModelError(f"{len(lines):,} lines were read as {count_of(tokenizer.get_vocab_size(), 'piece')}.")
     return tokenizer
 
 

@@ -19,6 +19,7 @@ import torch
 from vitrine.caption.decoding import DecodedCaption, MapChoice
 from vitrine.caption.tokenizer import Vocabulary
 from vitrine.errors import ModelError
+from vitrine.results import agree, count_of
 
 Join = Literal["mean", "first", "max"]
 
@@ -152,7 +153,10 @@ def _one_map_a_token(maps_TLHK: npt.NDArray[np.float32], choice: MapChoice | Non
         maps_TLHK = choice.of(maps_LTHK).numpy()
     if maps_TLHK.shape[1:3] != (1, 1):
         layers, heads = maps_TLHK.shape[1:3]
-        raise ValueError(f"Expected one map a piece; {layers} layers and {heads} heads are left to choose from.")
+        raise ValueError(
+            f"Expected one map a piece; {count_of(layers, 'layer')} and {count_of(heads, 'head')} "
+            f"{agree(heads, 'is', 'are')} left to choose from."
+        )
     return np.asarray(maps_TLHK[:, 0, 0])
 
 

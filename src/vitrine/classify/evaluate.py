@@ -11,7 +11,7 @@ from typing import Any
 from vitrine.classify.inference import predict_samples
 from vitrine.classify.labels import classes_called
 from vitrine.classify.measurement import Measurement, measure
-from vitrine.classify.model import Classifier, in_precision, is_unfinished, open_classifier
+from vitrine.classify.model import UNFINISHED, Classifier, in_precision, is_unfinished, open_classifier
 from vitrine.classify.predictions_csv import choose_threshold
 from vitrine.data.class_names import rename_classes
 from vitrine.data.samples import Dataset, FiniteSplit, Sample
@@ -254,7 +254,7 @@ class ClassifierEvaluation(EvaluationResult):
         table = multi_label_metrics_table(metrics) if isinstance(metrics, MultiLabelMetrics) else metrics_table(metrics)
         lines = [f"{self.model} on {self.data}, {self.split} split", "", table]
         if self.is_unfinished:
-            lines += ["", "The training of this run has not ended: these are the weights of its best epoch so far."]
+            lines += ["", UNFINISHED]
         lines += self.leakage_lines()
         lines += ["", ONE_TRAINING]
         lines += unreadable_lines(self.unreadable)

@@ -39,6 +39,7 @@ from vitrine.results import (
     Interval,
     Progress,
     Unreadable,
+    count_of,
     no_progress,
     none_readable,
     round_number,
@@ -252,8 +253,10 @@ class KnnResult(ResultDisplay):
             (row.name, f"{row.accuracy:.4f}", f"{row.interval.low:.4f} to {row.interval.high:.4f}") for row in self.rows
         ]
         lines = [
-            f"{self.model} on {self.data}, {self.split} split: {self.knn.n:,} pictures, {self.classes} classes",
-            f"{self.k} nearest of {self.training_pictures:,} training pictures by cosine of {self.feature_count:,} "
+            f"{self.model} on {self.data}, {self.split} split: {count_of(self.knn.n, 'picture')}, "
+            f"{count_of(self.classes, 'class', 'classes')}",
+            f"{self.k} nearest of {count_of(self.training_pictures, 'training picture')} by cosine of "
+            f"{self.feature_count:,} "
             f"features, votes weighted by exp(cosine / {self.temperature:g}), {self.precision}",
             "",
             Table(("labels by", "accuracy", OVER_PICTURES), tuple(cells)).text(),
@@ -282,7 +285,7 @@ def _sentence(one: LabelSource, other: LabelSource) -> str:
         return f"{other.name} beside {one.name}: right on the very same pictures."
     points = 100 * (other.accuracy - one.accuracy)
     difference = f"{other.name} beside {one.name}: {shown_number(points, 1, sign=True)} points"
-    unique = f"right alone on {counts.second:,} and {counts.first:,} pictures, exact p {counts.p:.2g}"
+    unique = f"right alone on {counts.second:,} and {count_of(counts.first, 'picture')}, exact p {counts.p:.2g}"
     return f"{difference} ({unique}){'' if counts.p <= LEVEL else ', which may be chance'}."
 
 
@@ -356,7 +359,10 @@ def knn(
         initial_features = (_features(initial, part, batch_size, counter) for part in parts)
         initial_knn = _knn_labels("neighbours before fine-tuning", *initial_features, classes=classes, k=k)
     if k > len(train.samples):
-        notes = (*notes, f"There are {len(train.samples)} training pictures, fewer than {k}: all of them vote.")
+        notes = (
+            *notes,
+            f"There are {count_of(len(train.samples), 'training picture')}, fewer than {k}: all of them vote.",
+        )
     knn_labels = _knn_labels(name, train, query, classes=classes, k=k)
     copies = find_training_copies(pictures, training)
     return KnnResult(

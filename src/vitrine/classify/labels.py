@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from vitrine.errors import ModelError
+from vitrine.results import count_of
 
 _SHOWN = 8  # names that a message lists
 
@@ -68,7 +69,9 @@ def find_class(labels: Sequence[str], label_or_number: str | int) -> int:
     if text in labels:
         return labels.index(text)
     if same := classes_called(labels, text):
-        raise ModelError(f"The model has {len(same)} classes called {text!r}. Give one of: {', '.join(same)}")
+        raise ModelError(
+            f"The model has {count_of(len(same), 'class', 'classes')} called {text!r}. Give one of: {', '.join(same)}"
+        )
     if text.isascii() and text.isdecimal() and int(text) < len(labels):
         return int(text)
     first = ", ".join(labels[:_SHOWN]) + (" ..." if len(labels) > _SHOWN else "")

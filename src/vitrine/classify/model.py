@@ -21,6 +21,7 @@ from vitrine.models.load import LoadedModel, load_for_inference, width_of
 from vitrine.models.precision import default_device, resolve_precision
 from vitrine.models.reference import WeightsFile
 from vitrine.printable import escape_controls
+from vitrine.results import count_of
 from vitrine.runs.checkpoint import has_checkpoint
 from vitrine.runs.environment import model_notes
 from vitrine.runs.folder import RunFolder
@@ -72,6 +73,8 @@ class Classifier:
         """Sentences on which file its weights came from, what was done to make them fit, and on its classes."""
         multi_label = "The model is multi-label: each label has a probability of its own, and they do not sum to 1."
         kind = (multi_label,) if self.is_multi_label else ()
+        if is_unfinished(self):
+            kind = (*kind, UNFINISHED)
         return (*model_notes(self.loaded_model), *kind, *shared_names_note(self.labels))
 
     @property
@@ -185,14 +188,16 @@ def _given_labels(
     if labels is None:
         return own_labels if len(own_labels) == count else tuple(map(str, range(count)))
     if isinstance(labels, str):
-        raise UsageError(f"labels={labels!r} is one text: expected a list of {count} class names.")
+        raise UsageError(f"labels={labels!r} is one text: expected a list of {count_of(count, 'class name')}.")
     if isinstance(labels, Mapping):
         numbers = {int(number): str(name) for number, name in labels.items()}
         if sorted(numbers) != list(range(len(numbers))):
             raise UsageError("labels does not number its classes 0, 1, 2 ...")
         labels = [numbers[number] for number in range(len(numbers))]
     if len(labels) != count:
-        raise UsageError(f"labels has {len(labels)} names, and the model {count} outputs: give one for each.")
+        raise UsageError(
+            f"labels has {count_of(len(labels), 'name')}, and the model {count_of(count, 'output')}: give one for each."
+        )
     return tuple(escape_controls(str(name)) for name in labels)
 
 
@@ -266,8 +271,14 @@ def _labels(model: LoadedModel) -> tuple[str, ...]:
         names = reference.pretrained_cfg.get("label_names")
         labels, file = tuple(map(str, names or range(count))), "config.json"
     if len(labels) != count:
-        raise ModelError(f"{reference.text} has {count} outputs but {len(labels)} class names; {file} was changed.")
+        raise ModelError(
+            f"{reference.text} has {count_of(count, 'output')} but {count_of(len(labels), 'class name')}; "
+            f"{file} was changed."
+        )
     return tuple(map(escape_controls, labels))
+
+
+UNFINISHED = "The training of this run has not ended: these are the weights of its best epoch so far."
 
 
 def is_unfinished(classifier: Classifier) -> bool:

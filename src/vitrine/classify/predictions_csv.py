@@ -14,7 +14,7 @@ from vitrine.errors import DataError, UsageError
 from vitrine.io.resumable_csv import ResumableTable, count_records, csv_row
 from vitrine.metrics.classification import LabelledLogits, logsumexp, require_finite, sigmoid
 from vitrine.metrics.multi_label import MultiLabelLogits
-from vitrine.results import Unreadable
+from vitrine.results import Unreadable, count_of
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,9 @@ class PredictionWriter:
             ValueError: pictures are missing.
         """
         if self._names is None or (self._position != len(self._names) and not self._is_stream):
-            raise ValueError(f"The table is not complete: {self._position} of {len(self._names or ())} pictures.")
+            raise ValueError(
+                f"The table is not complete: {self._position} of {count_of(len(self._names or ()), 'picture')}."
+            )
         self._table.finish(any_unreadable=bool(self._unreadable))
         unreadable_path = self._table.unreadable_out if self._unreadable else None
         return PredictionTable(self._table.out, self._row_count, tuple(self._unreadable.items()), unreadable_path)
@@ -289,5 +291,6 @@ class PredictionWriter:
         expected = self._names[self._position : end]
         if [name for name in expected if name not in without_row] != list(names) or not without_row <= set(expected):
             raise ValueError(
-                f"Expected the {len(expected)} pictures after {self._position} in order; got {names[:3]} ..."
+                f"Expected the {count_of(len(expected), 'picture')} after {self._position} in order; got "
+                f"{names[:3]} ..."
             )

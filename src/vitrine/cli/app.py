@@ -25,6 +25,7 @@ from vitrine.cli.options import (
     ModelArgument,
     NamesOption,
     PrecisionOption,
+    SeveralSettings,
     VocabOption,
 )
 from vitrine.cli.predict import knn, predict
@@ -38,7 +39,8 @@ app = typer.Typer(
     help="Fine-tune vision transformers on your own pictures and see what they look at.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # its columns cut the names of long options in a terminal of 80
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
 
@@ -115,7 +117,7 @@ def _show_recipe(name: str | None) -> None:
     raise typer.Exit
 
 
-@app.command()
+@app.command(cls=SeveralSettings)
 def train(
     data: DataArgument,
     out: Annotated[
@@ -134,7 +136,9 @@ def train(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe field; may be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE...", help="Change recipe fields: one or several, and it may be repeated."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was stopped.")] = False,
     encoding: EncodingOption = None,
@@ -151,12 +155,16 @@ def train(
     ] = None,
 ) -> None:
     """Fine-tune a vision transformer on labelled pictures, into a run folder."""
+    from vitrine.api.options import data_reference
     from vitrine.api.progress import is_first_process
     from vitrine.api.train import train as run
+    from vitrine.train.run import default_run_folder
 
-    result = run(data, out, recipe=recipe, settings=settings or (), resume=resume, encoding=encoding, names=names)
+    recipe_file = (out or default_run_folder(data)) / "recipe.toml"
+    with show.how_to_continue("--resume", recipe_file.is_file):
+        result = run(data, out, recipe=recipe, settings=settings or (), resume=resume, encoding=encoding, names=names)
     if is_first_process():
-        show.result(result, lambda: show.training_summary(result), as_json)
+        show.result(result, lambda: show.training_summary(result, data_reference(data, encoding)), as_json)
 
 
 @app.command()

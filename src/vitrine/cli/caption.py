@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +16,18 @@ from vitrine.cli.options import (
     FigureFormatOption,
     JsonOption,
     PartSizeOption,
+    ReplaceOption,
     ResumeOption,
     VocabOption,
     WorkersOption,
+    explicit_options,
+    refuse_explicit,
 )
+from vitrine.results import count_of
 
 
 def caption(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -73,6 +79,7 @@ def caption(
             "bf16); words may change.",
         ),
     ] = "fp32",
+    replace: ReplaceOption = False,
     engine: EngineOption = "local",
     ray_address: AddressOption = None,
     workers: WorkersOption = None,
@@ -85,34 +92,37 @@ def caption(
     from vitrine.api.caption import caption as run
     from vitrine.bulk.run import BulkResult
 
-    result = run(
-        model,
-        images,
-        out,
-        arch=arch,
-        vocab=vocab,
-        beams=beams,
-        length_normalisation=length_normalisation,
-        no_repeat=no_repeat,
-        sample=sample,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        max_pieces=max_pieces,
-        layer=layer,
-        heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,
-        join=join,
-        limit=limit,
-        format=kind,
-        batch_size=batch_size,
-        precision=precision,
-        engine=engine,
-        ray_address=ray_address,
-        workers=workers,
-        part_size=part_size,
-        resume=resume,
-    )
+    _refuse_ignored(explicit_options(context), sample, beams, limit)
+    with show.how_to_continue("--resume", lambda: engine == "ray"):
+        result = run(
+            model,
+            images,
+            out,
+            arch=arch,
+            vocab=vocab,
+            beams=beams,
+            length_normalisation=length_normalisation,
+            no_repeat=no_repeat,
+            sample=sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            max_pieces=max_pieces,
+            layer=layer,
+            heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,
+            join=join,
+            limit=limit,
+            format=kind,
+            replace=replace,
+            batch_size=batch_size,
+            precision=precision,
+            engine=engine,
+            ray_address=ray_address,
+            workers=workers,
+            part_size=part_size,
+            resume=resume,
+        )
     if isinstance(result, BulkResult):
         show.bulk_result(result, "captions and figures", as_json)
     elif as_json:
@@ -120,4 +130,18 @@ def caption(
     else:
         for each in result.captions:
             show.answer(f"{each.name}: {each.caption}")
-        show.say(f"{len(result.captions)} figures and captions.csv in {result.out}.")
+        show.say(f"{count_of(len(result.captions), 'figure')} and captions.csv in {result.out}.")
+
+
+def _refuse_ignored(explicit: Mapping[str, str], sample: bool, beams: int, limit: int | None) -> None:
+    """Refuse options of a way of decoding that is not the one asked for.
+
+    Raises:
+        UsageError: it names the option.
+    """
+    if not sample:
+        refuse_explicit(explicit, ("temperature", "top_k", "top_p"), "with --sample")
+    if beams == 1:
+        refuse_explicit(explicit, ("length_normalisation",), "with --beams of 2 or more")
+    if not sample and limit is None:
+        refuse_explicit(explicit, ("seed",), "with --sample or --limit")

@@ -106,7 +106,8 @@ def sweep(
         schedule = run(file, out, jobs=jobs, dry_run=True)
         show.result(schedule, schedule.text, as_json)
         return
-    result = run(file, out, jobs=jobs)
+    with show.how_to_continue():
+        result = run(file, out, jobs=jobs)
     show.result(result, result.text, as_json)
     if result.failures:
         raise typer.Exit(1)

@@ -23,6 +23,7 @@ from vitrine.cli.options import (
     NamesOption,
     PartSizeOption,
     PrecisionOption,
+    ReplaceOption,
     ResumeOption,
     WorkersOption,
     explicit_options,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from vitrine.attribution.foreign_methods import MapFunction
 
 _OF_SCORES = ("masks", "category", "split", "curves", "layers", "encoding")
-_OF_FIGURES = (*OPTIONS, "check", "stretch", "scale", "patches", "kind", "engine")
+_OF_METHODS = tuple(option for option in OPTIONS if option != "seed")  # --seed is of checks, limits and scores too
+_OF_FIGURES = (*_OF_METHODS, "check", "stretch", "scale", "patches", "kind", "replace", "engine")
 _OF_ENGINES = ("ray_address", "workers", "part_size", "resume")
 
 
@@ -134,6 +136,7 @@ def explain(
     ] = 0.0,
     patches: Annotated[bool, typer.Option("--patches", help="Draw patches as they are, not smoothed.")] = False,
     kind: FigureFormatOption = "png",
+    replace: ReplaceOption = False,
     seed: Annotated[int, typer.Option(min=0, help="Of --check, --limit and --score.")] = 0,
     batch_size: BatchOption = 16,
     precision: PrecisionOption = "auto",
@@ -184,39 +187,41 @@ def explain(
     name = method[0] if method else "attention"
     if not check and limit is None and name not in DRAWING_METHODS:
         refuse_explicit(explicit, ("seed",), "with --check, --limit or --score")
-    refuse_options(name, [option for option in OPTIONS if option in explicit], lambda option: explicit[option])
+    refuse_options(name, [option for option in _OF_METHODS if option in explicit], lambda option: explicit[option])
     from vitrine.api.explain import explain as run
     from vitrine.bulk.run import BulkResult
 
-    result = run(
-        model,
-        images,
-        out,
-        method=_named_method(name),
-        layer=layer,
-        heads=_head(heads),
-        query=_query(query),
-        target=target,
-        against=against,
-        window=window,
-        matrix=matrix,
-        check=check,
-        limit=limit,
-        stretch=stretch,
-        scale=scale,
-        patches=patches,
-        format=kind,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        arch=arch,
-        names=names,
-        engine=engine,
-        ray_address=ray_address,
-        workers=workers,
-        part_size=part_size,
-        resume=resume,
-    )
+    with show.how_to_continue("--resume", lambda: engine == "ray"):
+        result = run(
+            model,
+            images,
+            out,
+            method=_named_method(name),
+            layer=layer,
+            heads=_head(heads),
+            query=_query(query),
+            target=target,
+            against=against,
+            window=window,
+            matrix=matrix,
+            check=check,
+            limit=limit,
+            stretch=stretch,
+            scale=scale,
+            patches=patches,
+            format=kind,
+            replace=replace,
+            seed=seed,
+            batch_size=batch_size,
+            precision=precision,
+            arch=arch,
+            names=names,
+            engine=engine,
+            ray_address=ray_address,
+            workers=workers,
+            part_size=part_size,
+            resume=resume,
+        )
     if isinstance(result, BulkResult):
         show.bulk_result(result, "figures", as_json)
     else:

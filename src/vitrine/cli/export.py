@@ -53,5 +53,6 @@ def shards(
     """
     from vitrine.api.data import shards as run
 
-    result = run(data, out, size=size, seed=seed, captions=captions, encoding=encoding)
+    with show.how_to_continue():
+        result = run(data, out, size=size, seed=seed, captions=captions, encoding=encoding)
     show.answer(result.text())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from vitrine.errors import UsageError
 
@@ -83,12 +85,35 @@ CsvSafeOption = Annotated[
         help="Write an apostrophe before cells that a spreadsheet would compute, such as file names that begin with =.",
     ),
 ]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Remove the figures that another call left in the folder; without it they are an error, so that two "
+        "calls' figures are never taken for one's.",
+    ),
+]
 FigureFormatOption = Annotated[str, typer.Option("--format", metavar="png|svg", help="Of the figures.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.")
 ]
+
+
+class SeveralSettings(TyperCommand):
+    """A command whose ``--set`` takes one setting or several: ``--set epochs=3 batch_size=8``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write ``--set`` before every setting that follows one."""
+        words: list[str] = []
+        for word in args:
+            follows = len(words) > 1 and words[-2] == "--set" and _SETTING.match(word) and not Path(word).exists()
+            words += ["--set", word] if follows else [word]
+        return super().parse_args(ctx, words)
+
+
+_SETTING = re.compile(r"[a-z][a-z0-9_.]*=")  # KEY=VALUE, and neither an option nor data such as photos?label=x
 
 
 def explicit_options(context: typer.Context) -> dict[str, str]:

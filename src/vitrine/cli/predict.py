@@ -23,6 +23,8 @@ from vitrine.cli.options import (
     PrecisionOption,
     WorkersOption,
 )
+from vitrine.io.file_names import beside
+from vitrine.results import count_of
 
 
 def predict(
@@ -43,7 +45,9 @@ def predict(
             help="The table to write: filename,label. With --engine ray and .parquet, a folder of parts.",
         ),
     ],
-    probabilities: Annotated[bool, typer.Option(help="Add the predicted label's probability.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Add the predicted label's probability.")
+    ] = False,
     top: Annotated[int, typer.Option(min=0, help="Add the K most likely labels with their probabilities.")] = 0,
     threshold: Annotated[
         float | None,
@@ -68,23 +72,25 @@ def predict(
     from vitrine.api.predict import predict as run
     from vitrine.classify.predict import PredictionResult
 
-    result = run(
-        model,
-        images,
-        out,
-        probabilities=probabilities,
-        top=top,
-        threshold=threshold,
-        batch_size=batch_size,
-        precision=precision,
-        resume=resume,
-        arch=arch,
-        names=names,
-        engine=engine,
-        ray_address=ray_address,
-        workers=workers,
-        part_size=part_size,
-    )
+    partial_table = beside(out, ".partial")
+    with show.how_to_continue("--resume", lambda: engine == "ray" or partial_table.is_file()):
+        result = run(
+            model,
+            images,
+            out,
+            probabilities=probabilities,
+            top=top,
+            threshold=threshold,
+            batch_size=batch_size,
+            precision=precision,
+            resume=resume,
+            arch=arch,
+            names=names,
+            engine=engine,
+            ray_address=ray_address,
+            workers=workers,
+            part_size=part_size,
+        )
     if not isinstance(result, PredictionResult):
         show.bulk_result(result, "predictions", as_json)
         return
@@ -92,7 +98,7 @@ def predict(
         show.json(result)
     assert result.table is not None
     rows, path = result.table.rows, result.table.path
-    what = f"{rows} rows, one a label," if result.is_multi_label else f"{rows} predictions"
+    what = f"{count_of(rows, 'row')}, one a label," if result.is_multi_label else count_of(rows, "prediction")
     show.say(f"{what} in {path} ({result.precision}).")
 
 

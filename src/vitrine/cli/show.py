@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import io
 import json as json_library
+import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vitrine import messages
 from vitrine.io.files import to_json
 from vitrine.messages import printable_output
 from vitrine.printable import printable_json
-from vitrine.results import and_n_more, count_of
+from vitrine.results import agree, and_n_more, count_of
 
 if TYPE_CHECKING:
     from vitrine.bulk.run import BulkResult
@@ -78,14 +82,53 @@ def bulk_result(value: BulkResult, what: str, as_json: bool) -> None:
     say(f"{value.rows} {what} in {value.out} ({value.precision}; {parts}{earlier}).")
 
 
-def training_summary(result: TrainResult) -> str:
-    """The run's result in a few lines: pictures that also stand in training are part of it."""
+@contextmanager
+def how_to_continue(flag: str = "", can_continue: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Within the ``with`` block, an interruption is followed by the command that continues.
+
+    Args:
+        flag: what has to be added to the command that was interrupted; nothing where the same command goes on.
+        can_continue: whether there is something that it would go on from.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0" and can_continue():
+            words = ["vitrine", *sys.argv[1:]]
+            words += [flag] if flag and flag not in words else []
+            has_launcher = os.environ.get("WORLD_SIZE", "1") != "1"
+            say(
+                f"Continue with the same command and {flag}." if has_launcher else f"Continue with: {shlex.join(words)}"
+            )
+        raise
+
+
+def _next_steps(run: Path, data: str, verb: str, out: str) -> str:
+    """Commands that can be copied as they are, in one line.
+
+    Args:
+        run: the new run.
+        data: the reference that it was trained on.
+        verb: what is done with pictures, where the data are a folder of them.
+        out: where that is written.
+    """
+    commands = [["vitrine", "evaluate", str(run), data]]
+    if Path(data).is_dir() and not any(Path(data).glob("*.tar")) and not (Path(data) / "index.json").exists():
+        commands.append(["vitrine", verb, str(run), data, "-o", out])
+    return f"Next: {'; '.join(map(shlex.join, commands))}"
+
+
+def training_summary(result: TrainResult, data: str) -> str:
+    """The run's result in a few lines: pictures that also stand in training are part of it.
+
+    ``data``: the reference that it was trained on, for the commands that come next.
+    """
     from vitrine.results import ONE_TRAINING, CaptioningMetrics, MultiLabelMetrics
 
     m = result.metrics
     leakage = "".join(f"{sentence}\n" for sentence in (result.leakage.sentences() if result.leakage else ()))
     if isinstance(m, CaptioningMetrics):
-        return _captioner_summary(result, m, leakage)
+        return _captioner_summary(result, m, leakage, data)
     if isinstance(m, MultiLabelMetrics):
         ends, score = m.mean_average_precision_interval, f"mean average precision {m.mean_average_precision:.4f}"
     else:
@@ -96,21 +139,23 @@ def training_summary(result: TrainResult) -> str:
         f"epoch {result.best_epoch} of {result.epochs}.\n"
         f"{leakage}{ONE_TRAINING}\n"
         f"Run: {result.run}\n"
-        f"Next: vitrine evaluate {result.run} DATA; vitrine predict {result.run} IMAGES -o predictions.csv"
+        f"{_next_steps(result.run, data, 'predict', 'predictions.csv')}"
     )
 
 
-def _captioner_summary(result: TrainResult, m: CaptioningMetrics, leakage: str) -> str:
+def _captioner_summary(result: TrainResult, m: CaptioningMetrics, leakage: str, data: str) -> str:
     from vitrine.results import ONE_TRAINING
 
     exact = m.scores["predicted"]["exact"]["n"]
     return (
-        f"Validation: {100 * m.accuracy:.2f} % of {m.pieces:,} word pieces are the likeliest after those before them; "
-        f"{exact} of {m.n:,} captions are word for word a human one ({m.precision}), epoch {result.best_epoch} of "
+        f"Validation: {100 * m.accuracy:.2f} % of {count_of(m.pieces, 'word piece')} are the likeliest after "
+        f"those before them; "
+        f"{exact} of {count_of(m.n, 'caption')} {agree(exact, 'is', 'are')} word for word a human one "
+        f"({m.precision}), epoch {result.best_epoch} of "
         f"{result.epochs}.\n"
         f"{leakage}{ONE_TRAINING}\n"
         f"Run: {result.run}\n"
-        f"Next: vitrine evaluate {result.run} DATA; vitrine caption {result.run} IMAGES -o captions"
+        f"{_next_steps(result.run, data, 'caption', 'captions')}"
     )
 
 
@@ -118,8 +163,7 @@ def explained_summary(result: ExplainResult) -> str:
     """What ``vitrine explain`` made, in a few lines."""
     from vitrine.attribution.patch_hiding import count_hiding_tests
 
-    count = len(result.pictures)
-    lines = [f"{count} figure{'s' * (count != 1)} in {result.out}: {result.method} ({result.precision})."]
+    lines = [f"{count_of(len(result.pictures), 'figure')} in {result.out}: {result.method} ({result.precision})."]
     lines += [f"Contact sheet: {path}" for path in result.sheets]
     lines.append(f"Table: {result.table}")
     verdicts = [picture.verdict for picture in result.pictures if picture.verdict is not None]

@@ -11,6 +11,7 @@ import numpy as np
 
 from vitrine.metrics.paired_tests import LEVEL, Floats, PairedCounts, SignCounts, count_right, count_signs, holm
 from vitrine.plotting.tables import Cell
+from vitrine.results import agree, count_of
 from vitrine.runs.index import ALL_RIGHT, EXACT, NEARER, RIGHT, RunSummary
 from vitrine.runs.record import DATA, SHOWN, differing_settings, varying_settings
 
@@ -19,8 +20,8 @@ Verdict = Literal["supported", "not supported", "undecided"]
 
 CAVEAT = (
     "Each test is of two trained models on these pictures: pictures on which exactly one is right decide (exact "
-    "McNemar test,\ntwo-sided, Holm's correction, level 0.05). It does not know how much another seed would have moved "
-    "either of them."
+    "McNemar test,\ntwo-sided, level 0.05 after Holm's correction for the number of tests, pairs of seeds apart). It "
+    "does not know how much another seed\nwould have moved either of them."
 )
 
 NEARNESS = (
@@ -116,9 +117,10 @@ class Claim:
             both = c.both if isinstance(c, PairedCounts) else c.ties
             return f"{claim}: {question.no_decision.format(both=both, n=c.n)}."
         reverse = f" ({self.second} {question.reverse})" if self.verdict == "not supported" else ""
-        correction = f", corrected for {self.tests} tests {_p(self.corrected_p)}" if self.tests > 1 else ""
+        correction = f", corrected for {count_of(self.tests, 'test')} {_p(self.corrected_p)}" if self.tests > 1 else ""
         return (
-            f"{claim}{reverse}. {c.discordant:,} of {c.n:,} pictures decide: "
+            f"{claim}{reverse}. {c.discordant:,} of {count_of(c.n, 'picture')} "
+            f"{agree(c.discordant, 'decides', 'decide')}: "
             f"{question.decision.format(first=c.first, second=c.second)}; p = {_p(c.p)}{correction}."
         )
 
@@ -170,7 +172,7 @@ class SeedsClaim:
     def sentence(self) -> str:
         """The claim, its verdict, and every seed's."""
         each = ", ".join(f"seed {seed}: {verdict}" for seed, verdict in self.verdicts.items())
-        return f"{self.setting}: {self.verdict} over {len(self.verdicts)} seeds ({each})."
+        return f"{self.setting}: {self.verdict} over {count_of(len(self.verdicts), 'seed')} ({each})."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -181,7 +183,8 @@ class SeedsClaim:
 def compare_pairs(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
     """Test each pair of runs that were measured on the same pictures with the same labels or captions, in that order.
 
-    Holm's correction is over all of the tests.
+    Holm's correction is over all of the tests of settings. Pairs that differ in their seed alone are no question that a
+    comparison of settings asks: they are corrected among themselves, and take nothing from the others.
     """
     varying = varying_settings([run.settings for run in runs])
     settings = [{name: value for name, value in run.settings.items() if name in varying} for run in runs]
@@ -200,11 +203,19 @@ def compare_pairs(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
             count: Counting = count_signs if question == NEARER else count_right
             counts = count(outcomes[a][question], outcomes[b][question])
             pairs.append((runs[a].name, runs[b].name, differs, counts, question))
-    corrected_p = holm([counts.p for *_, counts, _ in pairs])
-    return tuple(
-        Claim(first, second, differs, counts, p, len(pairs), question)
-        for (first, second, differs, counts, question), p in zip(pairs, corrected_p, strict=True)
-    )
+    claims: dict[int, Claim] = {}
+    for is_of_seeds in (False, True):
+        family = [i for i, (_, _, differs, _, _) in enumerate(pairs) if _is_of_seeds(differs) == is_of_seeds]
+        corrected_p = holm([pairs[i][3].p for i in family])
+        for i, p in zip(family, corrected_p, strict=True):
+            first, second, differs, counts, question = pairs[i]
+            claims[i] = Claim(first, second, differs, counts, p, len(family), question)
+    return tuple(claims[i] for i in range(len(pairs)))
+
+
+def _is_of_seeds(differs: Sequence[tuple[str, str, str]]) -> bool:
+    """Whether two runs differ in nothing but their seed."""
+    return [name for name, _, _ in differs] == ["seed"]
 
 
 def combine_seeds(runs: Sequence[RunSummary], claims: Sequence[Claim]) -> tuple[SeedsClaim, ...]:

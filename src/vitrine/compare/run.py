@@ -443,7 +443,9 @@ def _write_files(
         save(curves, out / "curves.png", origin)
         paths += [out / "accuracy.png", out / "curves.png"]
         if len(names) < len(runs):
-            notes.append(f"curves.png shows the {len(names)} best of {len(runs)} runs: no more can be told apart.")
+            notes.append(
+                f"curves.png shows the {len(names)} best of {count_of(len(runs), 'run')}: no more can be told apart."
+            )
     if pair is not None and comparison.disagreements is not None and comparison.disagreements.pictures:
         sheets, map_notes = save_disagreement_maps(comparison.disagreements, pair, out / "pictures.png")
         paths += sheets
@@ -474,7 +476,9 @@ def save_disagreement_maps(
         return [], [f"No maps were drawn, as the pictures cannot be opened: {str(error).splitlines()[0]}"]
     notes = []
     if len(names) > _MAX_MAPS:
-        notes.append(f"pictures.png shows the first {_MAX_MAPS} of {len(names)} pictures; pictures.csv names all.")
+        notes.append(
+            f"pictures.png shows the first {_MAX_MAPS} of {count_of(len(names), 'picture')}; pictures.csv names all."
+        )
     if len(samples) < min(_MAX_MAPS, len(names)):
         notes.append(f"{min(_MAX_MAPS, len(names)) - len(samples)} pictures are no longer there and have no maps.")
     if not samples:
@@ -488,7 +492,7 @@ def save_disagreement_maps(
         scale,
         path,
         {"runs": f"{pair[0].folder.path}, {pair[1].folder.path}"},
-        title=f"{count} pictures on which two runs disagree",
+        title=f"{count_of(count, 'picture')} on which two runs disagree",
         detail=f"of each pair left: {disagreements.first}, right: {disagreements.second}; {maps[0].method}",
         pairs=False,
     )

@@ -12,6 +12,7 @@ from math import sqrt
 from typing import Any
 
 from vitrine.config.recipe import Recipe, flat_fields
+from vitrine.results import count_of
 
 DEFAULT_RECIPE = "finetune"
 """The recipe of ``vitrine train`` where none is named."""
@@ -106,7 +107,7 @@ def _batch(_recipe: Recipe, facts: TrainingFacts) -> Choice:
     batch = step
     while batch > facts.processes and picture_bytes * batch / facts.processes > facts.memory_bytes / 2:
         batch //= 2
-    reason = f"{step} pictures a step for {facts.pictures:,} training pictures"
+    reason = f"{count_of(step, 'picture')} a step for {count_of(facts.pictures, 'training picture')}"
     if batch < step:
         reason += f", in parts that take half of {facts.memory_bytes / 1e9:.0f} GB at most"
     return Choice({"batch_size": batch, "accumulate": step // batch}, reason)
@@ -119,7 +120,8 @@ def _epochs(_recipe: Recipe, facts: TrainingFacts) -> Choice:
     why = "from pretrained weights" if facts.is_pretrained else "from nothing"
     return Choice(
         {"epochs": epochs},
-        f"{why} about {total:,} pictures are seen, {facts.pictures:,} in an epoch, in {least} to {most} epochs",
+        f"{why} about {count_of(total, 'picture')} are seen, {facts.pictures:,} in an epoch, in {least} to "
+        f"{count_of(most, 'epoch')}",
     )
 
 
@@ -152,7 +154,7 @@ _BASE_RATE = 1e-4
 
 
 def _warmup(recipe: Recipe, _facts: TrainingFacts) -> Choice:
-    return Choice({"warmup_epochs": recipe.epochs / 10}, f"a tenth of {recipe.epochs} epochs")
+    return Choice({"warmup_epochs": recipe.epochs / 10}, f"a tenth of {count_of(recipe.epochs, 'epoch')}")
 
 
 def _layer_decay(recipe: Recipe, facts: TrainingFacts) -> Choice:
@@ -162,7 +164,7 @@ def _layer_decay(recipe: Recipe, facts: TrainingFacts) -> Choice:
     decay = _FIRST_LAYER_SHARE ** (1 / (facts.depth + 1))
     return Choice(
         {"layer_decay": _round(decay)},
-        f"below {facts.depth} blocks the first layer learns with {_FIRST_LAYER_SHARE:g} of the head's rate",
+        f"below {count_of(facts.depth, 'block')} the first layer learns with {_FIRST_LAYER_SHARE:g} of the head's rate",
     )
 
 

@@ -20,6 +20,7 @@ from vitrine.config.recipe import Recipe, require_number
 from vitrine.errors import RecipeError
 from vitrine.io.limits import limit
 from vitrine.io.untrusted_files import MAX_TOML_BYTES, parse_toml, read_text
+from vitrine.results import count_of
 
 Changes = tuple[tuple[str, Any], ...]
 """(recipe field, value), as ``--set`` would have them."""
@@ -153,7 +154,7 @@ def _runs(table: Mapping[str, Any], path: Path) -> tuple[SweepRun, ...]:
     )
     seeds = _seeds(table.get("seeds", [base.seed]))
     if not 1 <= len(settings) * len(seeds) <= MAX_RUNS:
-        raise RecipeError(f"it comes to {len(settings) * len(seeds):,} runs; expected 1 to {MAX_RUNS:,}.")
+        raise RecipeError(f"it comes to {count_of(len(settings) * len(seeds), 'run')}; expected 1 to {MAX_RUNS:,}.")
     names = folder_names(settings)
     runs = []
     for name, (_, changes) in zip(names, settings, strict=True):
@@ -221,7 +222,7 @@ def _grid_settings(table: object) -> Iterator[NamedChanges]:
         if not isinstance(values, list) or not values:
             raise RecipeError(f"[grid] {key} = {values!r} cannot be used: expected a list of values.")
     if (count := prod(len(values) for _, values in fields)) > MAX_RUNS:
-        raise RecipeError(f"[grid] comes to {count:,} settings; expected 1 to {MAX_RUNS:,} runs.")
+        raise RecipeError(f"[grid] comes to {count_of(count, 'setting')}; expected 1 to {MAX_RUNS:,} runs.")
     for values in product(*(values for _, values in fields)):
         yield "", tuple((key, value) for (key, _), value in zip(fields, values, strict=True))
 

@@ -24,7 +24,7 @@ from vitrine.data.samples import Picture, Sample, printable
 from vitrine.data.shards.reader import BoundedHeader, ShardPicture
 from vitrine.errors import DataError, error_summary
 from vitrine.io.untrusted_files import open_regular_file
-from vitrine.results import and_n_more
+from vitrine.results import and_n_more, count_of
 
 _NAME_COLUMNS = (*PATH_COLUMNS, "name", "__key__", "key", "id")
 _BYTES_COLUMNS = ("image", "bytes", "img", "picture", "jpg", "png")
@@ -236,7 +236,7 @@ class ShardSlice:
                         name = f"{self.prefix}/{safe_relative_path(printable(member.name))}"
                         samples[name] = Sample(name, ShardPicture(self.path, member.offset_data, member.size))
         except (tarfile.TarError, EOFError, OSError) as error:
-            reason = f"this shard is damaged after {len(samples)} pictures, or no uncompressed tar: {error}"
+            reason = f"this shard is damaged after {count_of(len(samples), 'picture')}, or no uncompressed tar: {error}"
             samples[f"{self.prefix}.tar"] = Sample(f"{self.prefix}.tar", UnreadablePicture(" ".join(reason.split())))
         return tuple(samples[name] for name in sorted(samples))
 

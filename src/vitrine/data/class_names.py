@@ -14,6 +14,7 @@ from vitrine.errors import DataError, error_summary
 from vitrine.io.resumable_csv import csv_row
 from vitrine.io.untrusted_files import parse_json, read_text
 from vitrine.printable import escape_controls
+from vitrine.results import count_of
 
 RUN_FILE = "names.csv"
 """In a run whose classes were bare numbers: the number and the name of each, as ``--names`` takes it."""
@@ -58,7 +59,8 @@ def read_class_names(file: Path, numbers: Sequence[str]) -> dict[str, str]:
     missing = [label for label in numbers if int(label) not in names]
     if missing:
         raise DataError(
-            f"{file} has {len(names)} names and none for class {missing[0]} ({len(missing)} of {len(numbers)} classes "
+            f"{file} has {count_of(len(names), 'name')} and none for class {missing[0]} ({len(missing)} of "
+            f"{count_of(len(numbers), 'class', 'classes')} "
             "lack one).\nGive every class a name."
         )
     name_by_label = {label: escape_controls(names[int(label)].strip()) for label in numbers}
@@ -138,8 +140,8 @@ def _number_list(file: Path, names: list[str], numbers: Sequence[str]) -> dict[i
     expected = max(values, default=0) + 1 - first
     if len(names) != expected:
         raise DataError(
-            f"{file} has {len(names)} names, and the classes are the numbers {min(values, default=0)} to "
-            f"{max(values, default=0)}: expected {expected} names, one a line from class {first} on."
+            f"{file} has {count_of(len(names), 'name')}, and the classes are the numbers {min(values, default=0)} to "
+            f"{max(values, default=0)}: expected {count_of(expected, 'name')}, one a line from class {first} on."
         )
     return dict(enumerate(names, first))
 

@@ -15,7 +15,7 @@ from vitrine.data.image_folder import SPLIT_NAMES, LabelledFile, labelled_data
 from vitrine.data.samples import Dataset, printable
 from vitrine.errors import DataError, error_summary
 from vitrine.io.untrusted_files import is_regular_file
-from vitrine.results import and_n_more
+from vitrine.results import agree, and_n_more, count_of
 
 _PREFIX = "instances_"
 _MAX_SAMPLED = 64  # pictures that are looked for, to tell in which folder they are
@@ -72,12 +72,14 @@ def open_instances(files: Sequence[Path], reference: str) -> Dataset:
     if len(absent) == len(pictures):
         where = pictures[absent[0]].path if absent else root
         raise DataError(
-            f"{files[0]}: none of its {len(pictures):,} pictures exists; the first was looked for at {where}.\n"
+            f"{files[0]}: none of its {count_of(len(pictures), 'picture')} exists; the first was looked for "
+            f"at {where}.\n"
             f"Put the pictures into {root}, or into a folder in it that is called like the file ({part})."
         )
     if absent:
         notes.append(
-            f"{len(absent):,} of {len(pictures):,} pictures that are listed do not exist and were left out: "
+            f"{len(absent):,} of {count_of(len(pictures), 'picture')} that are listed "
+            f"{agree(len(absent), 'does not exist and was', 'do not exist and were')} left out: "
             f"{and_n_more(absent, 3)}."
         )
         for name in absent:

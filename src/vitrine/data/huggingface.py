@@ -38,7 +38,7 @@ from vitrine.io.hub_cache import (
     quieten_client,
 )
 from vitrine.io.network import MAX_SILENT_SECONDS, Failure, WebPageError, diagnose, retry
-from vitrine.results import and_n_more
+from vitrine.results import agree, and_n_more, count_of
 
 
 def is_saved(folder: Path) -> bool:
@@ -325,7 +325,9 @@ def _to_dataset(data: Any, reference: str, layout: str, options: Mapping[str, st
             splits[split] = FiniteSplit(_samples(split, rows_by_split[split], image, targets))
             unknown = len(values_by_split[split]) - len(splits[split])
             if unknown:
-                notes.append(f"{unknown:,} rows of {split} have no label and were left aside.")
+                notes.append(
+                    f"{count_of(unknown, 'row')} of {split} without a label {agree(unknown, 'was', 'were')} left aside."
+                )
             notes.extend(_origin(rows_by_split[split]))
     return Dataset(reference, layout, labels, splits, tuple(dict.fromkeys(notes)), is_multi_label)
 

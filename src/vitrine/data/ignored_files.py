@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from vitrine.results import and_n_more
+from vitrine.results import agree, and_n_more, count_of
 
 FOLDERS = frozenset(
     (
@@ -87,7 +87,8 @@ class FilesAside:
             *_sentence(self.extensions, "not pictures by extension", "no extension"),
             *_sentence(self.ignored_names, "no data by name", ""),
             *(
-                f"{count:,} masks of the pictures were left aside: {folder}/. {read}".rstrip()
+                f"{count_of(count, 'mask')} of the pictures {agree(count, 'was', 'were')} left aside: "
+                f"{folder}/. {read}".rstrip()
                 for folder, count in self.masks.items()
             ),
             *(f"{folder}/ was read as pictures: {why}. {aside}".rstrip() for folder, why in self.mask_like.items()),
@@ -99,4 +100,4 @@ def _sentence(counts: Mapping[str, int], what: str, empty: str) -> tuple[str, ..
         return ()
     total = sum(counts.values())
     kinds = and_n_more([f"{name or empty} {count:,}" for name, count in Counter(counts).most_common()], 6)
-    return (f"{'1 file was' if total == 1 else f'{total:,} files were'} left aside, {what}: {kinds}.",)
+    return (f"{count_of(total, 'file')} {agree(total, 'was', 'were')} left aside, {what}: {kinds}.",)

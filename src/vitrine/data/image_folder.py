@@ -15,7 +15,7 @@ from vitrine.data.ignored_files import FilesAside, is_ignored
 from vitrine.data.mask_folders import are_mask_files, is_called_masks, leave_masks_aside
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split, control_character, printable
 from vitrine.errors import DataError
-from vitrine.results import and_n_more
+from vitrine.results import agree, and_n_more, count_of
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class _SkippedFiles:
 
     def pictures(self, count: int, why: str) -> None:
         if count:
-            self.sentences.append(f"{count:,} pictures {why} and were left aside.")
+            self.sentences.append(f"{count_of(count, 'picture')} {why} and {agree(count, 'was', 'were')} left aside.")
 
     def notes(self) -> tuple[str, ...]:
         aside = "DATA?masks=aside leaves it aside."
@@ -476,7 +476,10 @@ def _class_notes(prefix: str, classes: _Classes) -> list[str]:
         notes.append(f"Folders without a picture are no classes: {and_n_more(empty)}.")
     deep = sum(name.removeprefix(prefix).count("/") > 1 for files in classes.values() for _, name in files)
     if deep:
-        notes.append(f"{deep:,} pictures lie in folders below a class folder and count to that class.")
+        notes.append(
+            f"{count_of(deep, 'picture')} in folders below a class folder {agree(deep, 'counts', 'count')} "
+            f"to that class."
+        )
     alike = [label for label, files in classes.items() if files and label.lower().rstrip("0123456789_-") in SPLIT_NAMES]
     if alike:
         notes.append(f"Folders that sound like splits were read as classes: {and_n_more(alike)}.")
@@ -484,7 +487,7 @@ def _class_notes(prefix: str, classes: _Classes) -> list[str]:
 
 
 def _describe_contents(direct: Sequence[str], classes: _Classes) -> str:
-    text = f"{len(direct):,} pictures such as {printable(direct[0])}" if direct else "no pictures"
+    text = f"{count_of(len(direct), 'picture')} such as {printable(direct[0])}" if direct else "no pictures"
     if classes:
-        text += f" and {len(classes):,} folders without pictures such as {printable(next(iter(classes)))}/"
+        text += f" and {count_of(len(classes), 'folder')} without pictures such as {printable(next(iter(classes)))}/"
     return text

@@ -20,7 +20,7 @@ from vitrine.data.samples import Dataset, control_character, printable
 from vitrine.data.text_files import EncodingError
 from vitrine.errors import DataError, error_summary
 from vitrine.io.untrusted_files import is_regular_file
-from vitrine.results import and_n_more
+from vitrine.results import agree, and_n_more, count_of
 
 PATH_COLUMNS = (
     "path",
@@ -119,7 +119,7 @@ def open_manifests(
         }
     notes = [note for table in tables for note in table.notes()]
     notes += [labels.note()] if is_multi_label else _aside(len(without_label), "without a label")
-    notes += _aside(sum(table.repeated_rows for table in tables), "repeat a row above them and")
+    notes += _aside(sum(table.repeated_rows for table in tables), "with the content of a row above")
     notes += _absent(first.path, files.values())
     layout = f"manifest {first.path.suffix[1:]}" + (", multi-label" if is_multi_label else "")
     order = labels.columns if labels.is_flags else None
@@ -187,7 +187,7 @@ class _Table:
 
 
 def _aside(rows: int, why: str) -> list[str]:
-    return [f"{rows:,} rows {why} were left aside."] if rows else []
+    return [f"{count_of(rows, 'row')} {why} {agree(rows, 'was', 'were')} left aside."] if rows else []
 
 
 def has_columns(manifest: Path) -> bool:
@@ -327,10 +327,14 @@ def _absent(manifest: Path, files: Iterable[LabelledFile]) -> list[str]:
     absent = [(name, path) for name, path in names if not is_regular_file(path)]
     if len(absent) == len(names):
         raise DataError(
-            f"{manifest}: none of its {len(names):,} pictures exists; the first was looked for at {absent[0][1]}.\n"
+            f"{manifest}: none of its {count_of(len(names), 'picture')} exists; the first was looked for at "
+            f"{absent[0][1]}.\n"
             "Paths are relative to the manifest's folder, with their ending or without, or to a folder in it; "
             f"'{manifest.name}?pictures=FOLDER' names another."
         )
     if not absent:
         return []
-    return [f"{len(absent):,} of {len(names):,} files do not exist: {and_n_more([name for name, _ in absent], 3)}."]
+    return [
+        f"{len(absent):,} of {count_of(len(names), 'file')} {agree(len(absent), 'does', 'do')} not exist: "
+        f"{and_n_more([name for name, _ in absent], 3)}."
+    ]

@@ -16,6 +16,7 @@ from PIL import Image
 from vitrine.data.decode import FORMATS, promised_format
 from vitrine.data.ignored_files import FilesAside
 from vitrine.io.limits import limit
+from vitrine.results import agree, count_of
 
 LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "PPM")
 """Formats that keep the values of pixels."""
@@ -100,7 +101,10 @@ def _why_pictures(inside: Sequence[_File], beside: Sequence[_File]) -> str:
     own = [PurePosixPath(name).stem for _, name in inside]
     matches = sum(stem in stems or _ADDITION.sub("", stem) in stems for stem in own)
     if 2 * matches < len(own):
-        return f"{len(own) - matches:,} of its {len(own):,} files are not called like a picture beside it"
+        return (
+            f"{len(own) - matches:,} of its {count_of(len(own), 'file')} "
+            f"{agree(len(own) - matches, 'is', 'are')} not called like a picture beside it"
+        )
     why = _not_mask_files([path for path, _ in inside])
     if not why and _are_grey([path for path, _ in beside]) and not _have_few_values([path for path, _ in inside]):
         return "the pictures beside it are grey too, and its own have the many values of photographs"
@@ -115,7 +119,11 @@ def _not_mask_files(paths: Sequence[Path]) -> str:
     if not modes:
         return "none of the files looked at can be read"
     colours = modes.count(False)
-    return f"{colours:,} of {len(modes):,} files looked at are in colour" if colours else ""
+    return (
+        f"{colours:,} of {count_of(len(modes), 'file')} looked at {agree(colours, 'is', 'are')} in colour"
+        if colours
+        else ""
+    )
 
 
 def _mask_mode(path: Path) -> bool | None:

@@ -23,7 +23,7 @@ from vitrine.io.files import atomic_path, remove_unfinished
 from vitrine.io.hub_cache import NETWORK_OFF, PETS, cache_folder, is_offline, note_use
 from vitrine.io.network import diagnose, download
 from vitrine.io.untrusted_files import read_lines
-from vitrine.results import Progress, and_n_more
+from vitrine.results import Progress, agree, and_n_more, count_of
 
 NAMES = ("oxford-pets", "oxford-pets:reference")
 """References that this module opens."""
@@ -52,7 +52,9 @@ def open_pets(reference: str) -> Dataset:
     note_use(folder, ADDRESS)
     labels, trainval = _read(folder, "trainval", ())
     _, test = _read(folder, "test", labels)
-    notes = [f"Oxford-IIIT Pets in {folder}: {len(trainval):,} official training and {len(test):,} test pictures."]
+    notes = [
+        f"Oxford-IIIT Pets in {folder}: {len(trainval):,} official training and {count_of(len(test), 'test picture')}."
+    ]
     splits: dict[str, Split] = {"train": FiniteSplit(trainval), "test": FiniteSplit(test)}
     if reference == "oxford-pets:reference":
         # Exactly 1,500 of the official 3,669; the same share of a smaller copy.
@@ -165,7 +167,10 @@ def _read(folder: Path, part: str, labels: tuple[str, ...]) -> tuple[tuple[str, 
     absent = [sample.name for sample in samples if not (folder / sample.name).is_file()]
     if absent or sorted(names) != list(range(len(names))) or (labels and breeds != labels):
         what = (
-            f"{len(absent):,} pictures are missing, such as {and_n_more(absent, 2)}" if absent else f"{path} has gaps"
+            f"{count_of(len(absent), 'picture')} {agree(len(absent), 'is', 'are')} missing, such as "
+            f"{and_n_more(absent, 2)}"
+            if absent
+            else f"{path} has gaps"
         )
         raise DataError(f"The Oxford-IIIT Pets in {folder} are incomplete: {what}.\nRemove {folder} and run again.")
     return breeds, tuple(sorted(samples, key=lambda sample: sample.name))

@@ -15,7 +15,7 @@ from vitrine.data.shards.dataset import expand_braces, is_shards, open_shards
 from vitrine.data.shards.index import is_remote
 from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
-from vitrine.results import and_n_more
+from vitrine.results import agree, and_n_more, count_of
 
 __all__ = ["list_pictures", "open_data", "open_unlabelled"]
 
@@ -161,12 +161,16 @@ def _with_validation(data: Dataset, seed: int, fraction: float) -> Dataset:
         return replace(data, notes=tuple(notes))
     how = "by a hash of their names" if data.is_multi_label else "stratified by class"
     notes.append(
-        f"There is no validation split: {len(held_out):,} of {len(train):,} training pictures were held out for it, "
+        f"There is no validation split: {len(held_out):,} of {count_of(len(train), 'training picture')} "
+        f"{agree(len(held_out), 'was', 'were')} held out for it, "
         f"{how}, seed {seed}."
     )
     alone = sum(n == 1 for n in Counter(sample.label for sample in train).values())
     if alone and not data.is_multi_label:
-        notes.append(f"{alone:,} classes with a single training picture have none in validation.")
+        notes.append(
+            f"{count_of(alone, 'class', 'classes')} with a single training picture "
+            f"{agree(alone, 'has', 'have')} none in validation."
+        )
     if data.is_multi_label:
         notes.append(_label_counts_note(data.labels, rest, held_out))
     splits = {"train": FiniteSplit(rest), "validation": FiniteSplit(held_out)}

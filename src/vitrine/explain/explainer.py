@@ -302,9 +302,8 @@ class Explainer:
         if self.method.for_a_class and target_index != likeliest:
             notes.append(f"The map is for the class {self.classifier.labels[target_index]}.")
         if prefix_share is not None:
-            tokens = "the prefix token" if self.layout.prefix == 1 else f"the {self.layout.prefix} prefix tokens"
             amount = "Less than 1" if prefix_share < 0.01 else f"{100 * prefix_share:.0f}"
-            notes.append(f"{amount} % of the mass is on {tokens} and not drawn.")
+            notes.append(f"{amount} % of the map is on {self.layout.prefix_words}, which is no patch, and not drawn.")
         if is_blank:
             notes.append("The map is zero everywhere: nothing here speaks for the class.")
         return (*notes, *self.method.notes(self.classifier.module))

@@ -29,12 +29,14 @@ from vitrine.data.samples import Sample, random_subset
 from vitrine.display import ResultDisplay
 from vitrine.errors import UsageError
 from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explainer
-from vitrine.explain.figures.contact_sheet import A_SHEET, save_contact_sheet
+from vitrine.explain.figures.contact_sheet import A_SHEET, save_contact_sheet, sheet_path
 from vitrine.explain.figures.map import MapPicture, Scale, save_map_figure, shared_scale
+from vitrine.io.figure_folder import FigureCall, FolderClaim, claim_folder, picture_choice
 from vitrine.io.file_names import beside
 from vitrine.io.files import remove_unfinished, unwritten_picture, write_atomically
 from vitrine.io.output_lock import writes_folder
 from vitrine.io.resumable_csv import csv_row
+from vitrine.io.untrusted_files import MAX_TEXT_BYTES, read_file
 from vitrine.models.precision import autocast
 from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.own_axes import overlays_figure
@@ -48,6 +50,7 @@ SHEETS = ("contact-sheet",)
 """Stems that no picture's figure may have."""
 
 _SHOWN = 8  # pictures in a notebook
+_TABLE = "maps.csv"
 _SHEET_PHOTO = 320  # pixels of a photograph's longer side on a contact sheet
 
 
@@ -316,10 +319,12 @@ def explain(
     architecture: str | None = None,
     names: Path | None = None,
     progress: Progress = no_progress,
+    replace_others: bool = False,
 ) -> ExplainResult:
     """Draw a map for every picture, as pictures come: what was drawn before an interruption stays.
 
-    All figures of a call share one scale, found on the first ``batch_size`` pictures.
+    All figures of a call share one scale, found on the first ``batch_size`` pictures. The folder belongs to the call:
+    see :func:`vitrine.io.figure_folder.claim_folder`.
 
     Args:
         model: a model reference with a head of its own, or an open classifier.
@@ -332,10 +337,12 @@ def explain(
         architecture: the timm name of the model where ``model`` is a weights file.
         names: a file with names for the model's classes, where they are bare numbers.
         progress: called with pictures done, of how many.
+        replace_others: remove the figures of another call from ``out``, instead of refusing to draw beside them.
 
     Raises:
         DataError: no pictures, or none that can be read.
         ModelError: the model cannot be used, or lacks what was asked for.
+        RunError: ``out`` has figures of another call.
     """
     pictures = images if isinstance(images, PictureInput) else picture_input(images)
     samples = random_subset(tuple(pictures.samples), limit, settings.seed)
@@ -344,12 +351,33 @@ def explain(
     figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
     remove_unfinished(*{(out / figure).parent for figure in figures.values()})
     provenance = MapProvenance(classifier.reference, classifier, settings, architecture, names)
-    writer = MapWriter(provenance, pictures.path, out, figures)
+    which = picture_choice(pictures.path, limit, settings.seed)
+    claim = claim_folder(out, provenance.call(which), written_files(figures, settings), replace=replace_others)
+    writer = MapWriter(provenance, pictures.path, out, figures, claim=claim)
     for batch in explainer.run(samples, batch_size, check=settings.check, seed=settings.seed):
         writer.write(batch)
         progress(writer.done, len(samples))
     result = writer.finish()
     return replace(result, notes=(*result.notes, *pictures.notes))
+
+
+def written_files(figures: Mapping[str, str], settings: ExplainSettings) -> tuple[str, ...]:
+    """Every file of a call from its folder on: figures, those beside them, sheets and the table.
+
+    ``figures``: by the picture's name; a picture alone has no sheet.
+    """
+    suffixes = [suffix for suffix, is_on in (("heads", settings.each_head), ("matrix", settings.matrix)) if is_on]
+    paths = [Path(name) for name in figures.values()]
+    sheet = Path(f"{SHEETS[0]}.{settings.kind}")
+    count = ceil(len(paths) / A_SHEET) if len(paths) > 1 else 0
+    sheets = [sheet if number == 1 else sheet_path(sheet, number) for number in range(1, count + 1)]
+    others = [_beside(path, suffix) for path in paths for suffix in suffixes]
+    return tuple(path.as_posix() for path in (*paths, *others, *sheets, Path(_TABLE)))
+
+
+def _beside(figure: Path, suffix: str) -> Path:
+    """The path of another figure of the same picture."""
+    return beside(figure, f"-{suffix}{figure.suffix}", keep_ending=False)
 
 
 @dataclass(frozen=True)
@@ -368,6 +396,14 @@ class MapProvenance:
     settings: ExplainSettings
     architecture: str | None
     names: Path | None = None
+
+    def call(self, pictures: tuple[str, ...] | None) -> FigureCall:
+        """What the figures of a folder have to agree in; ``pictures`` as :class:`FigureCall` has them."""
+        return FigureCall("explain", (self.model, *self._flags()), pictures)
+
+    def _flags(self) -> list[str]:
+        names = ["--names", str(self.names)] if self.names else []
+        return explain_flags(self.settings, self.classifier.precision, self.architecture) + names
 
     def of(
         self,
@@ -391,9 +427,7 @@ class MapProvenance:
         """
         settings, method, weights = self.settings, self.settings.method, self.classifier.weights
         is_attention, precision = method.name == "attention", self.classifier.precision
-        flags = ["--scale", f"{scale:g}"] if scale else []
-        flags += explain_flags(settings, precision, self.architecture)
-        flags += ["--names", str(self.names)] if self.names else []
+        flags = [*(["--scale", f"{scale:g}"] if scale else []), *self._flags()]
         command = ["vitrine", "explain", self.model, picture, "-o", out, *flags]
         return Provenance(
             figure="map",
@@ -427,7 +461,8 @@ class MapWriter:
         out: the folder of figures.
         figures: the path of each picture's figure from ``out`` on, by the picture's name.
         is_folder: whether a picture's path is ``images`` and its name; None looks.
-        draw_sheets: whether contact sheets are drawn.
+        draw_sheets: whether contact sheets are drawn, of more than one picture.
+        claim: the folder, which is made this call's own before the first figure; None where others see to it.
 
     Attributes:
         records: of the figures that were written.
@@ -444,11 +479,13 @@ class MapWriter:
         *,
         is_folder: bool | None = None,
         draw_sheets: bool = True,
+        claim: FolderClaim | None = None,
     ) -> None:
         self.provenance, self.images, self.out, self.figures = provenance, images, out, figures
         self.classifier, self.settings = provenance.classifier, provenance.settings
         self.is_folder = images is not None and images.is_dir() if is_folder is None else is_folder
-        self.draw_sheets = draw_sheets
+        self.draw_sheets = draw_sheets and len(figures) > 1
+        self.claim = claim or FolderClaim(out)
         self.records: list[MapRecord] = []
         self.unreadable: list[Unreadable] = []
         self.unwritten: list[Unreadable] = []
@@ -469,6 +506,7 @@ class MapWriter:
         if self._scale is None:
             maps = [item.display_RC for item in batch.pictures]
             self._scale = choose_scale(maps, batch.pictures[0].unit, self.settings)
+        self.claim.take()
         heads_BHRC, matrices_BHNN = self._head_maps(batch), self._matrices(batch)
         for b, item in enumerate(batch.pictures):
             picture = MapPicture.of(item, self._true_label(item.sample), self.settings.smooth)
@@ -506,8 +544,7 @@ class MapWriter:
             raise none_drawn(self.unreadable, self.unwritten)
         if self._sheet:
             self._write_sheet()
-        table = self.out / "maps.csv"
-        write_atomically(table, maps_csv(self.records, self.out))
+        table = self._write_table()
         return ExplainResult(
             self.out,
             tuple(self.records),
@@ -517,8 +554,17 @@ class MapWriter:
             tuple(self.unwritten),
             self._method,
             self.classifier.precision,
-            self.classifier.notes,
+            (*self.classifier.notes, *self.claim.notes),
         )
+
+    def _write_table(self) -> Path:
+        """maps.csv; that of a call before stays where this one draws some of its figures anew, and gets new rows."""
+        table = self.out / _TABLE
+        if not self.claim.redraws:
+            rows = maps_csv(self.records, self.out)
+            before = read_file(table, MAX_TEXT_BYTES) if self.claim.adds and table.is_file() else b""
+            write_atomically(table, before + rows.partition(b"\n")[2] if before else rows)
+        return table
 
     def _true_label(self, sample: Sample) -> str | None:
         """A single picture's folder may say it, although the picture's name here is without it."""
@@ -603,8 +649,7 @@ class MapWriter:
         return matrices_figure(matrices_HNN, layout.prefix, title=picture.title, detail=detail)
 
     def _save_beside(self, figure: Figure, path: Path, suffix: str, provenance: Provenance) -> None:
-        figure_path = beside(path, f"-{suffix}{path.suffix}", keep_ending=False)
-        save(figure, figure_path, replace(provenance, figure=suffix).to_metadata())
+        save(figure, _beside(path, suffix), replace(provenance, figure=suffix).to_metadata())
 
     def _write_sheet(self) -> None:
         assert self._scale is not None

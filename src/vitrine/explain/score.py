@@ -67,7 +67,7 @@ from vitrine.io.files import to_json, write_atomically
 from vitrine.metrics.intervals import MIN_PICTURES, mean_interval
 from vitrine.plotting.provenance import Provenance
 from vitrine.plotting.style import figure_bytes
-from vitrine.results import Progress, count_of, no_progress
+from vitrine.results import Progress, agree, count_of, no_progress
 
 _CASCADE_HEADING = "While weights are shuffled, rank correlation with the intact model's maps"
 
@@ -177,7 +177,7 @@ class MethodScores(ResultDisplay):
 
     def text(self) -> str:
         """The table, the verdicts and the notes for a person."""
-        masked = f"Masks: {self.masks} ({self.masked} pictures)." if self.masks else "There are no masks."
+        masked = f"Masks: {self.masks} ({count_of(self.masked, 'picture')})." if self.masks else "There are no masks."
         verdicts = [f"  {name}: {verdict.sentence}" for name, verdict in self.verdicts.items()]
         parts = [f"{self.model} on {self.data} ({self.precision})", *self.notes, masked]
         cascade = ["", f"{_CASCADE_HEADING}:", cascade_table(self.verdicts).text().rstrip()]
@@ -254,7 +254,9 @@ def open_samples(data: str, split: str | None, limit: int, seed: int) -> ScoredS
         samples, labels = dataset.splits[name], dataset.labels
         notes = [f"The pictures are the {name} split of {data} ({dataset.layout})."]
     if len(samples) > limit:
-        notes.append(f"{limit} of {len(samples):,} pictures were drawn (seed {seed}).")
+        notes.append(
+            f"{limit} of {count_of(len(samples), 'picture')} {agree(limit, 'was', 'were')} drawn (seed {seed})."
+        )
     return ScoredSamples(random_subset(samples, limit, seed), tuple(labels), tuple(notes))
 
 
@@ -327,7 +329,10 @@ def score_methods(
 def _blank_notes(maps: Mapping[str, Floats], methods: Mapping[str, Method]) -> Iterator[str]:
     for name in methods:
         if blank := _count_blank(maps[name]):
-            yield f"{name}: {blank:,} of {count_of(len(maps[name]), 'map')} are zero everywhere; they hit by chance."
+            yield (
+                f"{name}: {blank:,} of {count_of(len(maps[name]), 'map')} {agree(blank, 'is', 'are')} zero "
+                f"everywhere; they hit by chance."
+            )
 
 
 def _count_blank(maps_PRC: Floats) -> int:
@@ -395,7 +400,7 @@ def _load_pictures(
             pixels.append(batch.pixels_BCHW)
             targets.append(explainer.probability(explainer.pixels(batch.pixels_BCHW)).argmax(1).cpu())
     if not readable:
-        raise DataError(f"None of the {len(samples)} pictures can be read, for example {unreadable[0]}")
+        raise DataError(f"None of the {count_of(len(samples), 'picture')} can be read, for example {unreadable[0]}")
     regions = [_mask_on_grid(explainer, sample, masks) for sample in readable]
     coverage, hits = zip(*regions, strict=True)
     right_P, chance = _answers(classifier, torch.cat(targets).tolist(), readable, data_samples.labels)

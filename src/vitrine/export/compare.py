@@ -19,6 +19,7 @@ from vitrine.classify.inference import eval_transform
 from vitrine.config.preprocessing import InputSpec
 from vitrine.data.loader import normalise
 from vitrine.errors import ModelError
+from vitrine.results import agree, count_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Precisions by name, of stored weights and of computation."""
@@ -123,10 +124,14 @@ class LogitsComparison:
         }
 
     def __str__(self) -> str:
-        labels = "all labels agree" if self.agreeing == self.pictures else f"{self.agreeing} labels agree"
+        labels = (
+            "all labels agree"
+            if self.agreeing == self.pictures
+            else f"{count_of(self.agreeing, 'label')} {agree(self.agreeing, 'agrees', 'agree')}"
+        )
         return (
             f"{self.precision}: the largest difference of logits is {self.largest:.2g} (allowed {self.tolerance:.2g}); "
-            f"{labels}, of {self.pictures} pictures in batches of {', '.join(map(str, BATCHES))}"
+            f"{labels}, of {count_of(self.pictures, 'picture')} in batches of {', '.join(map(str, BATCHES))}"
         )
 
 

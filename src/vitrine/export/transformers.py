@@ -95,7 +95,7 @@ def as_transformers(module: nn.Module, labels: Sequence[str]) -> TransformersCla
     other_names = [name for name in renamed_tensors if not pattern.fullmatch(name)]
     if other_names:
         raise ModelError(
-            f"transformers' ViT has no place for {', '.join(other_names[:3])} ({len(other_names)} tensors)."
+            f"transformers' ViT has no place for {', '.join(other_names[:3])} ({count_of(len(other_names), 'tensor')})."
         )
     return TransformersClassifier(_config(module, kind, has_teacher, labels), renamed_tensors)
 

@@ -21,7 +21,7 @@ from vitrine.errors import DataError, RunError, error_summary
 from vitrine.io.file_names import beside
 from vitrine.io.files import writing
 from vitrine.io.untrusted_files import read_json
-from vitrine.results import Unreadable
+from vitrine.results import Unreadable, count_of
 
 UNREADABLE_HEADER = ("filename", "reason")
 """The first row of a list of unreadable pictures."""
@@ -165,7 +165,8 @@ class ResumableTable:
         rows = sum(1 for _ in complete_records(self.rows_path)) - 1 if self.exists else 0
         if rows > 0:
             raise RunError(
-                f"{self.rows_path} holds {rows} rows of an unfinished table. Continue it with --resume, or delete it."
+                f"{self.rows_path} holds {count_of(rows, 'row')} of an unfinished table. Continue it with "
+                f"--resume, or delete it."
             )
 
     def begin(self) -> None:

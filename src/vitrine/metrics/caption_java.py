@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from vitrine.metrics.caption_text import Words, tokenise
+from vitrine.results import count_of
 
 JAVA_METRICS = ("meteor", "spice")
 
@@ -100,10 +101,10 @@ def _tokenisation_note(captions: Sequence[str]) -> str:
     pairs = [(" ".join(tokenise(line)), " ".join(other.split())) for line, other in zip(lines, theirs, strict=True)]
     differ = [(ours, other) for ours, other in pairs if ours != other]
     if not differ:
-        return f"PTBTokenizer makes the same words of all {len(lines):,} captions."
+        return f"PTBTokenizer makes the same words of all {count_of(len(lines), 'caption')}."
     ours, other = min(differ, key=lambda pair: (len(pair[1]), pair))
     return (
-        f"PTBTokenizer makes other words of {len(differ):,} of {len(lines):,} captions, "
+        f"PTBTokenizer makes other words of {len(differ):,} of {count_of(len(lines), 'caption')}, "
         f'for example "{other}" where these figures have "{ours}".'
     )
 

@@ -30,7 +30,7 @@ from vitrine.metrics.caption_text import (
     tokenise,
 )
 from vitrine.metrics.intervals import MIN_PICTURES, jackknife_interval, wilson
-from vitrine.results import Interval, round_number
+from vitrine.results import Interval, agree, count_of, round_number
 
 METRICS = {
     "bleu_1": "BLEU-1",
@@ -230,16 +230,20 @@ def _reference_words(
     missing = sorted(name for name, each in with_words.items() if not each)
     if missing:
         raise DataError(
-            f"{len(missing):,} of {len(predictions):,} pictures have no human caption with words, "
+            f"{len(missing):,} of {count_of(len(predictions), 'picture')} "
+            f"{agree(len(missing), 'has', 'have')} no human caption with words, "
             f"for example {missing[0]}. Give one for each, or leave these pictures out of the predictions."
         )
     notes = []
     wordless = sum(map(len, captions.values())) - sum(map(len, with_words.values()))
     if wordless:
-        notes.append(f"{wordless:,} human captions without a word were left out.")
+        notes.append(f"{count_of(wordless, 'human caption')} without a word {agree(wordless, 'was', 'were')} left out.")
     without_prediction = sum(name not in predictions for name in references)
     if without_prediction:
-        notes.append(f"{without_prediction:,} pictures with human captions have no predicted one and are not counted.")
+        notes.append(
+            f"{count_of(without_prediction, 'picture')} with human captions "
+            f"{agree(without_prediction, 'is', 'are')} not counted: there is no predicted one."
+        )
     return with_words, notes
 
 
@@ -314,7 +318,9 @@ def _remarks(predicted: _Column, human: _Column | None) -> Iterator[str]:
     elif pictures == 1:
         yield "With one picture CIDEr is 0 whatever the caption says: every n-gram weighs nothing."
     elif pictures < _FEW_PICTURES:
-        yield f"With {pictures} pictures CIDEr's weights say little: compare it on these same pictures only."
+        yield (
+            f"With {count_of(pictures, 'picture')} CIDEr's weights say little: compare it on these same pictures only."
+        )
     if pictures < MIN_PICTURES:
         yield f"Intervals need {MIN_PICTURES} pictures."
     if human is None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vitrine.errors import DataError, ModelError, VitrineError
 from vitrine.metrics.intervals import wilson
-from vitrine.results import DECIMALS, ClassificationMetrics, ClassMetrics, ConfusionCount, Mistake
+from vitrine.results import DECIMALS, ClassificationMetrics, ClassMetrics, ConfusionCount, Mistake, agree, count_of
 
 # At most so many rows, and so many numbers, are copied to float64 at a time, however many pictures there are.
 _MAX_ROWS, _MAX_NUMBERS = 4096, 1 << 22
@@ -42,7 +42,8 @@ class LabelledLogits:
         shape = self.logits_NC.shape
         if len(shape) != 2 or self.labels_N.shape != shape[:1] or len(self.names) != shape[0]:
             raise ValueError(
-                f"Expected N names, (N, C) logits and N labels; got {len(self.names)} names, logits {shape}, "
+                f"Expected N names, (N, C) logits and N labels; got {count_of(len(self.names), 'name')}, "
+                f"logits {shape}, "
                 f"labels {self.labels_N.shape}."
             )
         if len(self.labels_N) and not -1 <= self.labels_N.min() <= self.labels_N.max() < shape[1]:
@@ -187,7 +188,8 @@ def _check_complete(logits: LabelledLogits, labels: Sequence[str]) -> None:
     unknown = np.flatnonzero(logits.labels_N < 0)
     if len(unknown):
         raise DataError(
-            f"{len(unknown)} pictures have no label, for example {logits.names[unknown[0]]}. "
+            f"{count_of(len(unknown), 'picture')} {agree(len(unknown), 'has', 'have')} no label, for example "
+            f"{logits.names[unknown[0]]}. "
             "Evaluation needs labelled pictures; use vitrine predict for others."
         )
     require_finite(logits.names, logits.logits_NC)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vitrine.errors import DataError
 from vitrine.metrics.classification import require_finite, sigmoid
 from vitrine.metrics.intervals import MIN_PICTURES, jackknife_interval, wilson
-from vitrine.results import DECIMALS, Interval, LabelMetrics, LabelMistake, MultiLabelMetrics
+from vitrine.results import DECIMALS, Interval, LabelMetrics, LabelMistake, MultiLabelMetrics, count_of
 
 _HARDEST = 20
 
@@ -43,7 +43,8 @@ class MultiLabelLogits:
         shape = self.logits_NC.shape
         if len(shape) != 2 or self.targets_NC.shape != shape or len(self.names) != shape[0]:
             raise ValueError(
-                f"Expected N names, (N, C) logits and (N, C) targets; got {len(self.names)} names, logits {shape}, "
+                f"Expected N names, (N, C) logits and (N, C) targets; got "
+                f"{count_of(len(self.names), 'name')}, logits {shape}, "
                 f"targets {self.targets_NC.shape}."
             )
 
@@ -140,7 +141,9 @@ def _check_complete(logits: MultiLabelLogits, labels: Sequence[str]) -> None:
     if not logits.names:
         raise DataError("There is no picture to evaluate.")
     if not logits.targets_NC.any():
-        raise DataError(f"None of the {len(logits.names):,} pictures has a label, so there is no precision to measure.")
+        raise DataError(
+            f"None of the {count_of(len(logits.names), 'picture')} has a label, so there is no precision to measure."
+        )
     require_finite(logits.names, logits.logits_NC)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitrine.errors import ModelError, RecipeError
 from vitrine.models.precision import class_token_alone
+from vitrine.results import count_of
 
 
 def select_trainable(module: nn.Module, tune: str) -> nn.Module:
@@ -37,7 +38,7 @@ def select_trainable(module: nn.Module, tune: str) -> nn.Module:
         count = int(tune.partition(":")[2])
         blocks = list(module.blocks)  # type: ignore[arg-type]
         if count > len(blocks):
-            raise RecipeError(f"tune = {tune!r} cannot be used: the model has {len(blocks)} blocks.")
+            raise RecipeError(f"tune = {tune!r} cannot be used: the model has {count_of(len(blocks), 'block')}.")
         parts += [*blocks[-count:], *_norms_before_head(module)]
     for part in parts:
         for parameter in part.parameters():

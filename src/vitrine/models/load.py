@@ -23,6 +23,7 @@ from vitrine.models.checkpoints.state_dict import Shape
 from vitrine.models.checkpoints.timm import count_blocks
 from vitrine.models.reference import ModelReference, WeightsFile, resolve_reference
 from vitrine.models.timm_model import create_timm_model
+from vitrine.results import count_of
 
 _NPZ_POSITIONS = "Transformer/posembed_input/pos_embedding"  # in the files of the ViT paper's authors
 _LARGEST_RATIO = 32  # a configuration's number over the file's, from which the model is refused before it is made
@@ -438,11 +439,11 @@ def _head_note(module: nn.Module, file_classes: int, readout: str | None = None)
     how = {"class and mean": ", which reads the mean of the patches too", None: ""}
     text = how.get(readout, " with its representation")
     before = (
-        f"the one in the weights, for {file_classes:,} classes{text}, is left out"
+        f"the one in the weights, for {count_of(file_classes, 'class', 'classes')}{text}, is left out"
         if file_classes
         else "the weights have none"
     )
-    return (f"The classification head is new, for {classes:,} classes; {before}.",)
+    return (f"The classification head is new, for {count_of(classes, 'class', 'classes')}; {before}.",)
 
 
 def _resampling_notes(module: nn.Module, shapes: Mapping[str, Shape]) -> tuple[str, ...]:

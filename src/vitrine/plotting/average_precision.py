@@ -30,7 +30,7 @@ from vitrine.plotting.style import (
     shorten,
     text_size,
 )
-from vitrine.results import OVER_PICTURES, LabelMetrics, MultiLabelMetrics, percent
+from vitrine.results import OVER_PICTURES, LabelMetrics, MultiLabelMetrics, count_of, percent
 
 _MOST = 60  # labels that are drawn; of more, the best and the worst halves of so many
 _ROW = 0.24  # inches a label
@@ -110,7 +110,7 @@ def _heading(figure: Figure, metrics: MultiLabelMetrics, labels: int, entries: i
         else ""
     )
     title = f"Mean average precision {percent(metrics.mean_average_precision)}"
-    detail = f"{ends}n = {metrics.n:,}   {labels:,} labels{some}{others}   {metrics.precision}"
+    detail = f"{ends}n = {metrics.n:,}   {count_of(labels, 'label')}{some}{others}   {metrics.precision}"
     key = f"bar: average precision   line: by chance   dot: F1 at a probability of {metrics.threshold:g}"
     add_text(figure, MARGIN, height - 0.33, title, fontsize=TITLE, weight="bold")
     add_text(figure, MARGIN, height - 0.53, detail, fontsize=SMALL, color=GREY)

@@ -29,7 +29,7 @@ from vitrine.plotting.style import (
     shorten,
     text_size,
 )
-from vitrine.results import percent
+from vitrine.results import count_of, percent
 
 History = Sequence[Mapping[str, Any]]
 
@@ -62,7 +62,7 @@ def learning_curves(runs: Mapping[str, History]) -> Figure:
 
     Args:
         runs: rows of ``history.jsonl`` by the run's name, 1 to 7 runs: ``epoch`` (from 1), ``train_loss``,
-            ``validation_loss`` (nats), ``validation_accuracy`` (0 to 1), ``best`` (the last that is true is the best).
+            ``validation_loss``, ``validation_accuracy`` (0 to 1), ``best`` (the last that is true is the best).
             Where rows have ``validation_mean_average_precision``, that is drawn in place of the accuracy.
 
     Raises:
@@ -70,7 +70,9 @@ def learning_curves(runs: Mapping[str, History]) -> Figure:
         KeyError: a row lacks an entry.
     """
     if not 1 <= len(runs) <= len(SERIES) or not all(runs.values()):
-        raise ValueError(f"Learning curves need 1 to {len(SERIES)} runs, each with an epoch at least; got {len(runs)}.")
+        raise ValueError(
+            f"Learning curves need 1 to {count_of(len(SERIES), 'run')}, each with an epoch at least; got {len(runs)}."
+        )
     with figure_style():
         figure = new_figure(WIDTH, _HEIGHT)
         lines = [
@@ -86,9 +88,9 @@ def learning_curves(runs: Mapping[str, History]) -> Figure:
         _draw_losses(loss, lines)
         _draw_accuracies(accuracy, lines)
         several = "" if len(lines) == 1 else "   solid: validation, dotted: training"
-        _finish(figure, loss, "Loss", f"nats{several}", losses, lines)
+        _finish(figure, loss, "Loss", f"lower is better{several}", losses, lines)
         scores = list(dict.fromkeys(f"Validation {run.score}" for run in lines))
-        _finish(figure, accuracy, " and ".join(scores), "ring: best epoch", finals, lines)
+        _finish(figure, accuracy, " and ".join(scores), _describe_rings(lines), finals, lines)
         return figure
 
 
@@ -118,8 +120,16 @@ def _loss_labels(lines: Sequence[_Run]) -> list[tuple[str, float, str]]:
 
 
 def _accuracy_label(run: _Run, *, alone: bool) -> tuple[str, float, str]:
-    best = f"{percent(run.accuracy[run.best])} in epoch {run.epochs[run.best]}"
-    return best if alone else f"{run.name}  {percent(run.accuracy[run.best])}", run.accuracy[-1], run.colour
+    """(label, height at the line's end, colour): what a line ends with; of several, whose it is and its best."""
+    label = percent(run.accuracy[-1]) if alone else f"{run.name}  best {percent(run.accuracy[run.best])}"
+    return label, run.accuracy[-1], run.colour
+
+
+def _describe_rings(lines: Sequence[_Run]) -> str:
+    if len(lines) > 1:
+        return "ring: best epoch"
+    (run,) = lines
+    return f"ring: best epoch, {run.epochs[run.best]}, with {percent(run.accuracy[run.best])}"
 
 
 def _draw_losses(axes: Axes, lines: Sequence[_Run]) -> None:
@@ -137,7 +147,13 @@ def _draw_accuracies(axes: Axes, lines: Sequence[_Run]) -> None:
     for run in lines:
         axes.plot(run.epochs, run.accuracy, color=run.colour, **_dot(run))
         point = ([run.epochs[run.best]], [run.accuracy[run.best]])
-        axes.plot(*point, "o", markersize=6.5, markerfacecolor="white", markeredgecolor=run.colour, markeredgewidth=1.8)
+        look: dict[str, Any] = {
+            "markersize": 6.5,
+            "markerfacecolor": "white",
+            "markeredgecolor": run.colour,
+            "markeredgewidth": 1.8,
+        }
+        axes.plot(*point, "o", clip_on=False, zorder=5, **look)
     values = [value for run in lines for value in run.accuracy]
     room = max(0.02, 0.08 * (max(values) - min(values)))
     axes.set_ylim(max(0.0, min(values) - room), min(1.0 + room / 4, max(values) + room))
@@ -146,7 +162,7 @@ def _draw_accuracies(axes: Axes, lines: Sequence[_Run]) -> None:
 
 def _dot(run: _Run) -> dict[str, Any]:
     """A line of one epoch has no length, so it is a dot."""
-    return {"marker": "o", "markersize": 4} if len(run.epochs) == 1 else {}
+    return {"marker": "o", "markersize": 4, "clip_on": False} if len(run.epochs) == 1 else {}
 
 
 def _finish(

@@ -17,6 +17,7 @@ from vitrine.attribution.placement import Placement
 from vitrine.plotting.colormap import Scale, colour_bar, shared_scale
 from vitrine.plotting.overlay import Patch, Pixels, draw_overlay
 from vitrine.plotting.style import Grid, add_axes, arrange_panels, figure_style, panel_grid
+from vitrine.results import count_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -93,7 +94,9 @@ def matrices_figure(
     names = _head_names(len(matrices_HNN), heads)
     tokens = matrices_HNN.shape[-1]
     if matrices_HNN.ndim != 3 or matrices_HNN.shape[1] != tokens or not 0 <= prefix < tokens:
-        raise ValueError(f"Expected (H, N, N) with {prefix} prefix tokens and patches; got {matrices_HNN.shape}.")
+        raise ValueError(
+            f"Expected (H, N, N) with {count_of(prefix, 'prefix token')} and patches; got {matrices_HNN.shape}."
+        )
     relative_HNN = matrices_HNN * tokens
     scale = Scale("log", shared_scale([relative_HNN], minimum=10))
     broad = max(1, round(0.03 * tokens / prefix)) if prefix else 1
@@ -101,7 +104,8 @@ def matrices_figure(
     if prefix:
         width_words = f", drawn {broad} times as broad," if broad > 1 else ""
         words += (
-            f" White lines part {prefix} prefix token{'s' * (prefix > 1)}{width_words} from {tokens - prefix} patches."
+            f" White lines part {count_of(prefix, 'prefix token')}{width_words} from "
+            f"{count_of(tokens - prefix, 'patch', 'patches')}."
         )
     with figure_style():
         grid = _panels_of_heads(names, 1.0, 4, title, f"{detail}\n{words}")
@@ -129,7 +133,9 @@ def describe_marks(has_unseen: bool, has_outlines: bool) -> list[str]:
 
 def _head_names(count: int, heads: Sequence[int]) -> list[str]:
     if not count or (heads and len(heads) != count):
-        raise ValueError(f"Expected a number for each of the {count} heads, and one head at least; got {list(heads)}.")
+        raise ValueError(
+            f"Expected a number for each of the {count_of(count, 'head')}, and one head at least; got {list(heads)}."
+        )
     return [f"head {head}" for head in heads or range(count)]
 
 

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vitrine.io.resumable_csv import csv_row
-from vitrine.results import OVER_PICTURES, ClassificationMetrics, Interval, MultiLabelMetrics, uneven_classes_figures
+from vitrine.results import (
+    OVER_PICTURES,
+    ClassificationMetrics,
+    Interval,
+    MultiLabelMetrics,
+    count_of,
+    uneven_classes_figures,
+)
 
 Cell = str | int | float | None
 
@@ -142,7 +149,10 @@ def metrics_table(metrics: ClassificationMetrics) -> str:
         *uneven_classes_figures(metrics),
         *([] if metrics.top5 is None else [("top-5 accuracy", f"{metrics.top5:.4f}")]),
         ("negative log-likelihood", f"{metrics.negative_log_likelihood:.4f}"),
-        ("expected calibration error", f"{metrics.calibration_error:.4f}  ({metrics.calibration_bins} bins)"),
+        (
+            "expected calibration error",
+            f"{metrics.calibration_error:.4f}  ({count_of(metrics.calibration_bins, 'bin')})",
+        ),
         ("computed in", metrics.precision),
     ]
     width = max(len(name) for name, _ in figures)

@@ -27,6 +27,7 @@ from vitrine.results import (
     ClassMetrics,
     LabelMetrics,
     MultiLabelMetrics,
+    agree,
     and_n_more,
     count_of,
     percent,
@@ -158,10 +159,12 @@ def summary_section(facts: CardFacts) -> str:
     pixels = f" for pictures of {size[-1]} × {size[-1]} pixels" if size else ""
     description = inline(without_paths(facts.recipe.description, facts.local_paths))
     if facts.is_multi_label:
-        labels = f"{len(facts.labels):,} labels, each of which is there or not"
+        labels = f"{count_of(len(facts.labels), 'label')}, each of which is there or not"
         what = f"A multi-label classifier of pictures, with {labels}: {architecture}{pixels}"
     elif facts.is_classifier:
-        what = f"A classifier of pictures into {len(facts.labels):,} classes: {architecture}{pixels}"
+        what = (
+            f"A classifier of pictures into {count_of(len(facts.labels), 'class', 'classes')}: {architecture}{pixels}"
+        )
     else:
         what = "A captioner: it says in a sentence what a picture shows, with an attention map for every word"
     return (
@@ -388,7 +391,10 @@ def _classification_results(facts: CardFacts, metrics: ClassificationMetrics) ->
         *uneven_classes_figures(metrics),
         *([] if metrics.top5 is None else [("top-5 accuracy", f"{metrics.top5:.4f}")]),
         ("negative log-likelihood", f"{metrics.negative_log_likelihood:.4f}"),
-        ("expected calibration error", f"{metrics.calibration_error:.4f} ({metrics.calibration_bins} bins)"),
+        (
+            "expected calibration error",
+            f"{metrics.calibration_error:.4f} ({count_of(metrics.calibration_bins, 'bin')})",
+        ),
         ("computed in", metrics.precision),
     ]
     parts = [table(("", "value"), rows), *_leakage_sentences(facts.leakage)]
@@ -472,13 +478,15 @@ def _caption_results(facts: CardFacts, metrics: CaptioningMetrics) -> str:
     constant_caption = scores["constant_caption"]["caption"]
     return "\n\n".join(
         [
-            f"On {metrics.n:,} pictures of the {facts.split} split, computed in {metrics.precision}; 95 % intervals "
+            f"On {count_of(metrics.n, 'picture')} of the {facts.split} split, computed in "
+            f"{metrics.precision}; 95 % intervals "
             f"over pictures in parentheses. One training, seed {facts.recipe.seed}: what another seed would change is "
             "not known.",
             *_leakage_sentences(facts.leakage),
             table(("", *columns), rows),
             f'"One caption for all" is what is reached without looking: "{inline(constant_caption)}". '
-            f"Of {metrics.pieces:,} word pieces, {percent(metrics.accuracy, 2)} are the likeliest after the human ones "
+            f"Of {count_of(metrics.pieces, 'word piece')}, {percent(metrics.accuracy, 2)} are the likeliest "
+            f"after the human ones "
             "before them.",
         ]
     )
@@ -549,7 +557,7 @@ def recipe_section(facts: CardFacts) -> str:
         spec = getattr(recipe, part)
         rows += [(f"{part}.{name}", _value(value, facts.local_paths)) for name, value in _non_default_fields(spec)]
     lines = ["| setting | value |", "| --- | --- |", *(f"| {code(name)} | {inline(value)} |" for name, value in rows)]
-    epochs = f"{len(facts.history)} epochs were trained"
+    epochs = f"{count_of(len(facts.history), 'epoch')} {agree(len(facts.history), 'was', 'were')} trained"
     best = f"; the weights are those of epoch {facts.best_epoch}, the best on the validation pictures"
     changes = inline(changes_sentence(facts.changes))
     note = f"\n\n{changes} The table has what it ended with." if changes else ""
@@ -598,7 +606,8 @@ def limits_section(facts: CardFacts) -> str:
         few = sum(entry.support < _FEW_PICTURES for entry in metrics.classes)
         if few:
             lines.append(
-                f"{few} of the classes have fewer than {_FEW_PICTURES} pictures there: their recall is uncertain."
+                f"{few} of the classes have fewer than {count_of(_FEW_PICTURES, 'picture')} there: their "
+                f"recall is uncertain."
             )
     lines.append(
         "Not checked: how it does for different people, places or cameras; pictures that are damaged, edited or meant "
@@ -624,17 +633,22 @@ def _unchecked_copies(leakage: Leakage | None) -> str:
 def _classes_sentence(labels: Sequence[str]) -> str:
     names = and_n_more([inline(label) for label in labels], _MAX_NAMES)
     rest = ", which the folder's files list" if len(labels) > _MAX_NAMES else ""
-    return f"It knows {len(labels):,} classes and gives one of them to every picture, whatever it shows: {names}{rest}."
+    return (
+        f"It knows {count_of(len(labels), 'class', 'classes')} and gives one of them to every picture, "
+        f"whatever it shows: {names}{rest}."
+    )
 
 
 def _labels_sentence(labels: Sequence[str], metrics: MultiLabelMetrics) -> str:
     names = and_n_more([inline(label) for label in labels], _MAX_NAMES)
     few = sum(entry.support < _FEW_PICTURES for entry in metrics.classes)
     uncertain = (
-        f" {few} of them have fewer than {_FEW_PICTURES} pictures there: their figures are uncertain." if few else ""
+        f" {few} of them have fewer than {count_of(_FEW_PICTURES, 'picture')} there: their figures are uncertain."
+        if few
+        else ""
     )
     return (
-        f"It knows {len(labels):,} labels, and says of each whether it is there: {names}. The threshold of "
+        f"It knows {count_of(len(labels), 'label')}, and says of each whether it is there: {names}. The threshold of "
         f"{metrics.threshold:g} was not chosen for any purpose.{uncertain}"
     )
 

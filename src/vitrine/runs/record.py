@@ -24,7 +24,9 @@ from vitrine.results import (
     ClassificationMetrics,
     Interval,
     MultiLabelMetrics,
+    agree,
     classifier_metrics_from_dict,
+    count_of,
 )
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.leakage import (
@@ -297,7 +299,8 @@ class RunRecord:
         if self.is_captioner:
             if correct != self.recorded_exact:
                 raise RunError(
-                    f"In {self.folder.path}, {correct} captions of captions.csv are word for word human ones, "
+                    f"In {self.folder.path}, {count_of(correct, 'caption')} of captions.csv "
+                    f"{agree(correct, 'is word for word a human one', 'are word for word human ones')}, "
                     f"metrics.json says {self.recorded_exact}: one of them was changed."
                 )
             return

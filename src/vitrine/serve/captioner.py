@@ -26,7 +26,7 @@ from vitrine.models.captioner.model import EncoderOutput
 from vitrine.models.precision import autocast
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.serve.galleries import NO_PICTURES, Gallery
-from vitrine.serve.model import Encoding, ServedModel
+from vitrine.serve.model import Encoding, ServedModel, output_folder
 from vitrine.serve.schema import Alternative, Array, BeamCaption, CaptionResult, ScaleInfo, WordInfo
 from vitrine.serve.worker import Job
 
@@ -99,7 +99,13 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
         return last.step.captions[0]
 
     def caption(
-        self, encoding: CaptionerEncoding, beams: int, prefix: Sequence[int], name: str, job: Job, on_word: OnWord
+        self,
+        encoding: CaptionerEncoding,
+        beams: int,
+        prefix: Sequence[int],
+        argument: str | None,
+        job: Job,
+        on_word: OnWord,
     ) -> CaptionResult:
         """Decode one caption and pass on each word as soon as it is complete.
 
@@ -107,7 +113,7 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
             encoding: of the picture.
             beams: 1 is greedy; with more, all words come at the end, when it is known which caption is best.
             prefix: ids of the tokens that the caption begins with; for one beam only.
-            name: of the picture, for the command.
+            argument: the picture as a command line takes it; None where no command can.
             job: the job that asks; cancelling it stops the decoding before the next token.
             on_word: called with each complete word.
 
@@ -138,7 +144,7 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
             size=encoding.size,
             scale=ScaleInfo(kind="uniform", high=scale.high, label=scale.name),
             described=self.map_description,
-            command=None if prefix else self.command(name, beams),
+            command=None if prefix or argument is None else self.command(argument, beams),
         )
 
     def _beam(self, caption: DecodedCaption) -> BeamCaption:
@@ -150,10 +156,11 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
         """What the words' maps are, in words for a person."""
         return f"{self.model.attention} of the query that predicted each word, last decoder layer, mean of heads"
 
-    def command(self, name: str, beams: int) -> str:
+    def command(self, argument: str, beams: int) -> str:
         """The command line that captions the picture; it has no option for a prefix."""
-        words = ["vitrine", "caption", self.reference, name, "-o", "captions", *self.flags]
-        return shlex.join([*words, *self.settings(beams).flags()])
+        flags = [*self.flags, *self.settings(beams).flags()]
+        out = output_folder("captions", self.reference, flags)
+        return shlex.join(["vitrine", "caption", self.reference, argument, "-o", out, *flags])
 
     def _decode_steps(
         self, encoding: CaptionerEncoding, beams: int, prefix: Sequence[int], job: Job

@@ -31,11 +31,13 @@ from vitrine.plotting.style import figure_bytes
 from vitrine.serve.captioner import CaptionerEncoding, ServedCaptioner
 from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier
 from vitrine.serve.galleries import RecordedValidation
+from vitrine.serve.model import output_folder
 from vitrine.serve.uploads import Upload
 from vitrine.serve.views import (
     View,
     attention_to,
     describe_view,
+    explain_command,
     make_explained_picture,
     positions_command,
     scale_of_attention_to,
@@ -69,8 +71,9 @@ def draw_map(
         scale = choose_scale([explanation.display_RC], explanation.unit, settings)
     origin = MapProvenance(classifier.reference, classifier.model, settings, classifier.architecture)
     provenance = origin.of(upload.name, "maps", scale.high, sha256=upload.sha256, target=target)
-    if view.to:
-        provenance = replace(provenance, options={**provenance.options, "direction": "to"}, command=None)
+    command = explain_command(view, classifier, upload.argument, check=settings.check)
+    direction = {"direction": "to"} if view.to else {}
+    provenance = replace(provenance, options={**provenance.options, **direction}, command=command)
     with _DRAW_LOCK:
         return figure_bytes(map_figure(picture, scale), kind, provenance.to_metadata())
 
@@ -92,8 +95,11 @@ def draw_caption(
     words = prepare_word_maps(captioned_picture, captioner.model, settings)
     origin = CaptionProvenance(captioner.reference, captioner.model, settings, captioner.flags)
     provenance = origin.of(sample, Path(upload.name), "captions")
-    if has_prefix:
-        provenance = replace(provenance, command=None, options={**provenance.options, "continued": True})
+    provenance = replace(
+        provenance,
+        command=captioner.command(upload.argument, beams) if upload.argument and not has_prefix else None,
+        options={**provenance.options, **({"continued": True} if has_prefix else {})},
+    )
     with _DRAW_LOCK:
         return figure_bytes(caption_figure(words.picture, words.scale), kind, provenance.to_metadata())
 
@@ -117,7 +123,7 @@ def draw_positions(
 def confusion_command(classifier: ServedClassifier, validation: RecordedValidation) -> str:
     """The command line that evaluates the validation pictures again and draws their confusion matrix."""
     words = ["vitrine", "evaluate", classifier.reference, validation.reference]
-    return shlex.join([*words, "--split", "validation", "-o", "evaluation"])
+    return shlex.join([*words, "--split", "validation", "-o", output_folder("evaluation", classifier.reference)])
 
 
 def draw_confusion(classifier: ServedClassifier, validation: RecordedValidation, kind: str) -> bytes:

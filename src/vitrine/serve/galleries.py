@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from vitrine.data.captions.datasets import open_captions
-from vitrine.data.decode import decode
+from vitrine.data.decode import FilePicture, decode
 from vitrine.data.samples import Picture, Sample
 from vitrine.data.sources import open_data
 from vitrine.data.training_copies import TrainingCopy
@@ -18,7 +18,7 @@ from vitrine.errors import PictureError, RunError, VitrineError
 from vitrine.io.hub_cache import download_settings
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.reference import BUNDLED
-from vitrine.results import ClassificationMetrics
+from vitrine.results import ClassificationMetrics, agree, count_of
 from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.leakage import recorded_copies
@@ -78,6 +78,16 @@ class CheckedPicture:
     def decode(self) -> Image.Image:
         """Upright 8-bit RGB; see :func:`vitrine.data.decode.decode`."""
         return decode(self.read_bytes())
+
+
+def file_of(picture: Picture) -> Path | None:
+    """The file that a picture is; None where it is generated, or lies inside another file."""
+    match picture:
+        case FilePicture():
+            return picture.path
+        case CheckedPicture():
+            return file_of(picture.picture)
+    return None
 
 
 def read_recorded_validation(folder: RunFolder) -> RecordedValidation:
@@ -158,6 +168,7 @@ def _run_gallery(folder: RunFolder) -> Gallery:
     """The validation pictures of a run, as far as they still exist with the content that the run recorded."""
     validation = read_recorded_validation(folder)
     recipe, reference = folder.read_recipe(), resolve_data_reference(folder, validation.reference)
+    recorded_reference, validation = validation.reference, replace(validation, reference=reference)
     labels: Sequence[str] = ()
     try:
         if is_captioner_folder(folder.path):
@@ -168,7 +179,7 @@ def _run_gallery(folder: RunFolder) -> Gallery:
             samples, labels = list(data.splits["validation"]), data.labels
     except (VitrineError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        advice = f"{describe_search(folder, validation.reference)} Put the data there, or start where they lie."
+        advice = f"{describe_search(folder, recorded_reference)} Put the data there, or start where they lie."
         note = f"The run's pictures are not where they were: {reason} {advice}"
         return Gallery({}, (), validation=validation, notes=(note,))
     by_name = {
@@ -178,7 +189,14 @@ def _run_gallery(folder: RunFolder) -> Gallery:
     }
     by_id = {picture_id(index): by_name[name] for index, name in enumerate(validation.names) if name in by_name}
     missing = len(validation.names) - len(by_id)
-    notes = (f"{missing:,} of the run's {len(validation.names):,} validation pictures are missing.",) if missing else ()
+    notes = (
+        (
+            f"{missing:,} of the run's {count_of(len(validation.names), 'validation picture')} "
+            f"{agree(missing, 'is', 'are')} missing.",
+        )
+        if missing
+        else ()
+    )
     return Gallery(by_id, _one_per_class(by_id), tuple(labels), validation, notes)
 
 

@@ -5,8 +5,12 @@ Axes: C channels, H, W pixels of the model's input.
 
 from __future__ import annotations
 
+import re
+import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -14,6 +18,26 @@ from PIL import Image
 
 from vitrine.attribution.placement import Placement
 from vitrine.serve.galleries import NO_PICTURES, Gallery
+
+_LONGEST_FOLDER = 80  # characters of a folder's name
+
+
+def output_folder(stem: str, reference: str, flags: Sequence[str] = ()) -> str:
+    """Where a command writes that the explorer offers: views that differ have folders that differ.
+
+    Args:
+        stem: of the name, such as "maps".
+        reference: the model's.
+        flags: the options of the command; precision, which a server has one of, is left out of the name.
+    """
+    words = [flag.lstrip("-") for flag in flags]
+    if "precision" in words:
+        place = words.index("precision")
+        del words[place : place + 2]
+    name = "-".join([stem, PurePosixPath(reference).name, *words])
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
+    is_told_apart = re.sub(r"[ ,_/-]+", "-", name) == plain and len(plain) <= _LONGEST_FOLDER
+    return plain if is_told_apart else f"{plain[:_LONGEST_FOLDER].rstrip('-.')}-{zlib.crc32(name.encode()):08x}"
 
 
 @dataclass(frozen=True, eq=False)

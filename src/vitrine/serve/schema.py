@@ -59,6 +59,7 @@ class ModelInfo(Payload):
     input: list[int] | None
     grid: list[int] | None
     prefix: int
+    prefix_words: str
     layers: int
     heads: int
     methods: list[str]
@@ -175,13 +176,14 @@ class VerdictInfo(Payload):
     outliers: list[list[int]]
     picture: str
     described: str
-    command: str
+    command: str | None
 
 
 class PositionNumber(Payload):
     """A number of a model's position embeddings, beside that of random and of fixed sine embeddings."""
 
     name: str
+    meaning: str
     value: float | None
     untrained: float | None
     sine: float | None

@@ -16,12 +16,13 @@ from vitrine.data.samples import Sample
 from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.classifier import ServedClassifier
 from vitrine.serve.errors import ApiError, queue_full_error, timeout_error
+from vitrine.serve.galleries import file_of
 from vitrine.serve.lru_cache import ByteLRUCache
 from vitrine.serve.metrics import ServerMetrics
 from vitrine.serve.model import E, Encoding, ServedModel
 from vitrine.serve.schema import PictureParams
 from vitrine.serve.settings import MAX_ARRIVING_PERCENT, ServeSettings
-from vitrine.serve.uploads import Thumbnail, Upload, UploadOptions, open_sample, open_upload, read_body
+from vitrine.serve.uploads import Thumbnail, Upload, UploadOptions, open_sample, open_upload, read_body, refuse_form
 from vitrine.serve.views import PositionFindingsCache
 from vitrine.serve.worker import Job, JobCancelled, ModelWorker
 
@@ -38,12 +39,14 @@ class EncodedPicture(Generic[E]):
 
     Attributes:
         encoding: from which views are made.
-        name: what figures and commands call the picture.
+        name: what figures call the picture.
+        argument: the picture as a command line takes it; None where it has no file of its own.
         upload: the picture itself; None if the encoding was found by its sha256.
     """
 
     encoding: E
     name: str
+    argument: str | None
     upload: Upload | None
 
 
@@ -130,9 +133,12 @@ class AppState:
         try:
             if params.sample is not None:
                 sample, true = self._sample(params.model, params.sample)
-                options = UploadOptions(model.prepare, params.name or sample.name, keep_bytes, true)
+                file = file_of(sample.picture)
+                argument = None if file is None else str(file)
+                options = UploadOptions(model.prepare, params.name or sample.name, keep_bytes, true, argument)
                 return await self.run_decoding(lambda: open_sample(sample.picture, options))
-            options = UploadOptions(model.prepare, params.name or _UNNAMED, keep_bytes)
+            name = params.name or _UNNAMED
+            options = UploadOptions(model.prepare, name, keep_bytes, argument=name)
             return await self._receive_body(request, options)
         finally:
             self._uploads_in_progress -= 1
@@ -140,6 +146,7 @@ class AppState:
     async def _receive_body(self, request: Request, options: UploadOptions) -> Upload:
         """Read and decode the picture in a request's body; its bytes count as memory until they are dropped."""
         limits, content_type = self.settings, request.headers.get("content-type", "")
+        refuse_form(content_type)
         max_bytes = max(limits.upload_bytes, limits.cache_bytes * MAX_ARRIVING_PERCENT // 100)
         memory = self.encodings.reserve(max_bytes)
         try:
@@ -183,7 +190,8 @@ class AppState:
             encoding = self._cached_encoding(model, params.picture)
             if encoding is None or with_photo:
                 raise ApiError(404, "This picture is not held any more: send its bytes again.", "gone")
-            return EncodedPicture(encoding, params.name or _UNNAMED, None)
+            name = params.name or _UNNAMED
+            return EncodedPicture(encoding, name, name, None)
         upload = await self.receive_picture(request, params, model, keep_bytes=with_photo)
         encoding = self._cached_encoding(model, upload.sha256)
         if encoding is None:
@@ -196,7 +204,7 @@ class AppState:
                 return encoding
 
             encoding = cast(E, await self.run_job(request, Job(encode)))
-        return EncodedPicture(encoding, upload.name, upload)
+        return EncodedPicture(encoding, upload.name, upload.argument, upload)
 
     def _cached_encoding(self, model: ServedModel[E], sha256: str) -> E | None:
         return cast("E | None", self.encodings.get((model.id, sha256)))

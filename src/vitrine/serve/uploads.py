@@ -53,6 +53,7 @@ class Upload:
         name: what figures and commands call it.
         data: the file's bytes, if they are needed again; else empty.
         true: the true label; None where it is not known.
+        argument: the picture as a command line takes it; None where it has no file of its own.
     """
 
     sha256: str
@@ -61,6 +62,7 @@ class Upload:
     name: str
     data: bytes = b""
     true: str | None = None
+    argument: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,18 +74,33 @@ class UploadOptions:
         name: what figures and commands call the picture.
         keep_bytes: whether the file's bytes are needed again.
         true: the true label; None where it is not known.
+        argument: the picture as a command line takes it; None where it has no file of its own.
     """
 
     prepare: Callable[[Image.Image], torch.Tensor]
     name: str
     keep_bytes: bool = False
     true: str | None = None
+    argument: str | None = None
 
     def make_upload(self, data: bytes, photo: Image.Image) -> Upload:
         """From the file's bytes and the decoded photograph."""
         sha256 = hashlib.sha256(data).hexdigest()
         content = data if self.keep_bytes else b""
-        return Upload(sha256, photo.size, self.prepare(photo), self.name, content, self.true)
+        return Upload(sha256, photo.size, self.prepare(photo), self.name, content, self.true, self.argument)
+
+
+def refuse_form(content_type: str) -> None:
+    """Refuse a form, in which a picture lies between headers of its own.
+
+    Raises:
+        ApiError: the request is one, as ``curl -F`` sends it.
+    """
+    label = content_type.partition(";")[0].strip().lower()
+    if label == "multipart/form-data":
+        raise ApiError(
+            415, "This is a form (curl -F). Send the picture's bytes alone: curl --data-binary @picture.jpg.", "form"
+        )
 
 
 async def read_body(request: Request, settings: ServeSettings, reserve: Callable[[int], bool]) -> bytes:

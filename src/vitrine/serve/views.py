@@ -21,7 +21,7 @@ from vitrine.attribution.maps import BatchMaps, display_scores
 from vitrine.attribution.method_options import OPTIONS, refuse_options
 from vitrine.attribution.methods import Method
 from vitrine.attribution.position_embeddings import position_embeddings
-from vitrine.attribution.position_metrics import PositionFindings, assess_positions
+from vitrine.attribution.position_metrics import NUMBER_MEANINGS, NUMBER_NAMES, PositionFindings, assess_positions
 from vitrine.classify.labels import find_class
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
@@ -30,6 +30,7 @@ from vitrine.explain.run import ExplainSettings, choose_scale, explain_flags
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier, cache_view
 from vitrine.serve.errors import ApiError
+from vitrine.serve.model import output_folder
 from vitrine.serve.schema import (
     Array,
     ClassProbability,
@@ -46,13 +47,6 @@ from vitrine.serve.schema import (
 from vitrine.serve.worker import Job
 
 Floats = npt.NDArray[np.float32]
-
-_POSITION_NUMBERS = {
-    "neighbour_share": "cells whose most similar other cell is a direct neighbour",
-    "distance_correlation": "rank correlation of similarity with distance",
-    "additive_share": "similarity that a row term plus a column term explain",
-}
-
 
 _LONGEST_NAME = 60  # characters of a class name that a message repeats
 
@@ -165,8 +159,10 @@ def scale_of_attention_to(map_RC: Floats) -> Scale:
     return Scale("uniform", shared_scale([map_RC], minimum=2.0))
 
 
-def explain_view(view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, name: str) -> Explanation:
-    """The answer to ``/api/explain``.
+def explain_view(
+    view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, argument: str | None
+) -> Explanation:
+    """The answer to ``/api/explain``; ``argument`` is the picture as a command line takes it, if one can.
 
     Raises:
         ModelError: no such layer, head or query.
@@ -191,7 +187,7 @@ def explain_view(view: View, classifier: ServedClassifier, encoding: ClassifierE
         predictions=rank_classes(encoding.probabilities_C, classifier.labels),
         target=_target_label(view, classifier),
         described=describe_view(view, classifier),
-        command=explain_command(view, classifier, name),
+        command=explain_command(view, classifier, argument),
     )
 
 
@@ -210,13 +206,23 @@ def describe_view(view: View, classifier: ServedClassifier) -> str:
     return f"attention of the patches to {query}{rest}"
 
 
-def explain_command(view: View, classifier: ServedClassifier, name: str) -> str | None:
-    """The command line that draws the same map; None for attention to a query, which no command draws."""
-    if view.to:
+def explain_command(
+    view: View, classifier: ServedClassifier, argument: str | None, *, check: bool = False
+) -> str | None:
+    """The command line that draws the same map; None for attention to a query, and for pictures without a file.
+
+    Args:
+        view: the map.
+        classifier: of the map.
+        argument: the picture as a command line takes it.
+        check: whether the map is checked, too.
+    """
+    if view.to or argument is None:
         return None
-    settings = ExplainSettings(view.method, _target_label(view, classifier))
+    settings = ExplainSettings(view.method, _target_label(view, classifier), check=check)
     flags = explain_flags(settings, classifier.precision, classifier.architecture)
-    return shlex.join(["vitrine", "explain", classifier.reference, name, "-o", "maps", *flags])
+    out = output_folder("maps", classifier.reference, flags)
+    return shlex.join(["vitrine", "explain", classifier.reference, argument, "-o", out, *flags])
 
 
 def _target_label(view: View, classifier: ServedClassifier) -> str | None:
@@ -286,7 +292,7 @@ def check_view(view: View, classifier: ServedClassifier, encoding: ClassifierEnc
 
 
 def verdict_info(
-    view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, result: MapCheck, name: str
+    view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, result: MapCheck, argument: str | None
 ) -> VerdictInfo:
     """The answer to ``/api/verdict``, from the result of :func:`check_view`."""
     rows, columns = classifier.layout.rows, classifier.layout.columns
@@ -298,8 +304,6 @@ def verdict_info(
         "edges": edges(pixels_BCHW, rows, columns)[0],
     }
     verdict = result.verdict
-    command = explain_command(view, classifier, name)
-    assert command is not None
     return VerdictInfo(
         flag=verdict.flag,
         sentence=verdict.sentence,
@@ -316,7 +320,7 @@ def verdict_info(
         outliers=[list(patch) for patch in result.outlier_patches],
         picture=encoding.sha256,
         described=describe_view(view, classifier),
-        command=f"{command} --check",
+        command=explain_command(view, classifier, argument, check=True),
     )
 
 
@@ -361,8 +365,10 @@ def positions_info(classifier: ServedClassifier, findings: PositionFindings) -> 
         grid=[findings.rows, findings.columns],
         similarity=Array.of(findings.similarity_RCRC.reshape(cells, cells), "float16"),
         numbers=[
-            PositionNumber(name=name, value=model[key], untrained=random[key], sine=sine[key])
-            for key, name in _POSITION_NUMBERS.items()
+            PositionNumber(
+                name=name, meaning=NUMBER_MEANINGS[key], value=model[key], untrained=random[key], sine=sine[key]
+            )
+            for key, name in NUMBER_NAMES.items()
         ],
         sentences=[findings.sentence, *findings.notes],
         command=positions_command(classifier),
@@ -370,7 +376,8 @@ def positions_info(classifier: ServedClassifier, findings: PositionFindings) -> 
 
 
 def positions_command(classifier: ServedClassifier, cell: tuple[int, int] | None = None) -> str:
-    """The command line that draws the figure, of all patches or of one (row, column)."""
-    words = ["vitrine", "positions", classifier.reference, "-o", "positions.png"]
+    """The command line that draws the figure, of all patches or of one (row, column), into a file of its own."""
+    figure = "positions.png" if cell is None else f"positions-{cell[0]}-{cell[1]}.png"
+    words = ["vitrine", "positions", classifier.reference, "-o", figure]
     words += [] if cell is None else ["--cell", f"{cell[0]},{cell[1]}"]
     return shlex.join([*words, *(["--arch", classifier.architecture] if classifier.architecture else [])])

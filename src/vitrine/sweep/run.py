@@ -22,6 +22,7 @@ from vitrine.errors import RunError, UsageError
 from vitrine.io.files import to_json, write_atomically
 from vitrine.io.output_lock import writes_folder
 from vitrine.plotting.tables import Table
+from vitrine.results import agree, count_of
 from vitrine.runs.find import FAILURE_FILE, read_failure
 from vitrine.runs.folder import RunFolder
 from vitrine.sweep.worker import Failure, RunProcess, environments, wait_until_free
@@ -118,8 +119,8 @@ class SweepPlan(ResultDisplay):
             table = Table(table.columns[:-1], tuple(row[:-1] for row in rows))
         todo = sum(each.state != "finished" for each in self.runs)
         return (
-            f"{table.text()}\n\n{todo} of {len(self.runs)} runs are to be trained on {self.data}, into {self.out}.\n"
-            + (self._duration())
+            f"{table.text()}\n\n{todo} of {count_of(len(self.runs), 'run')} {agree(todo, 'is', 'are')} to be "
+            f"trained on {self.data}, into {self.out}.\n" + (self._duration())
         )
 
     def _duration(self) -> str:
@@ -127,7 +128,8 @@ class SweepPlan(ResultDisplay):
             return "How long that takes is not known before the first epoch of a run."
         e = self.estimate
         return (
-            f"About {duration(e.seconds)}, if each of the {e.epochs} epochs that are left takes as long as the first "
+            f"About {duration(e.seconds)}, if each of the {count_of(e.epochs, 'epoch')} that "
+            f"{agree(e.epochs, 'is', 'are')} left takes as long as the first "
             f"of {e.measured_in} ({e.epoch_seconds:.1f} s)."
         )
 
@@ -277,7 +279,7 @@ class SweepResult(ResultDisplay):
     def text(self) -> str:
         """For a terminal: the comparison, and what was done."""
         counts = (
-            f"{len(self.trained_runs)} runs trained, {len(self.skipped_runs)} finished before, "
+            f"{count_of(len(self.trained_runs), 'run')} trained, {len(self.skipped_runs)} finished before, "
             f"{len(self.failures)} failed."
         )
         failures = [f"Failed: {name}: {why.error.splitlines()[0]}" for name, why in self.failures.items()]

@@ -30,7 +30,7 @@ from vitrine.models.kind import is_captioner
 from vitrine.models.load import resolve_with_weights
 from vitrine.models.precision import autocast
 from vitrine.models.reference import ModelReference
-from vitrine.results import CaptioningMetrics, none_readable
+from vitrine.results import CaptioningMetrics, count_of, none_readable
 from vitrine.runs.environment import VOCABULARY_SHA256
 from vitrine.runs.folder import RunFolder
 from vitrine.train.data import ShardedBatches, TrainingData, epoch_pictures, shards_of
@@ -95,7 +95,7 @@ class CaptionerTask:
         self.validation_pictures = len(data.validation)
         self.is_encoder_frozen = settings.model.tune == "head" or caption.backbone_learning_rate == 0
         again = (_ENCODED_AGAIN,) if self.is_encoder_frozen and data.train.endless else ()
-        self.notes = (*data.notes, *starting_model.notes, f"{self.vocabulary.size:,} word pieces.", *again)
+        self.notes = (*data.notes, *starting_model.notes, f"{count_of(self.vocabulary.size, 'word piece')}.", *again)
         self.frozen_parameters = 0
         self._caches: dict[str, FeatureCache | None] = {}
         self._shards: ShardedBatches | None = None

@@ -223,7 +223,8 @@ def _index_pictures(
     if len(index.unreadable) > settings.max_unreadable * len(samples):
         name, reason = index.unreadable[0]
         raise DataError(
-            f"{len(index.unreadable)} of {len(samples)} pictures cannot be read, for example {name}: {reason}\n"
+            f"{len(index.unreadable)} of {count_of(len(samples), 'picture')} cannot be read, for example "
+            f"{name}: {reason}\n"
             f"Look at them with: vitrine check {reference}; to train all the same: --set max_unreadable=1"
         )
     return index
@@ -252,7 +253,7 @@ def _record(
     if train.endless:  # not listed one by one
         shards = shards_of(train)
         record["splits"]["train"] = (
-            "endless" if shards is None else f"shards of {len(shards):,} pictures ({shards.digest})"
+            "endless" if shards is None else f"shards of {count_of(len(shards), 'picture')} ({shards.digest})"
         )
     return record, readable
 
@@ -280,13 +281,13 @@ def require_same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         if sides[0] == sides[1]:
             continue
         if any(isinstance(side, str) for side in sides):  # an endless source, or shards
-            before, after = (side if isinstance(side, str) else f"{len(side):,} files" for side in sides)
+            before, after = (side if isinstance(side, str) else f"{count_of(len(side), 'file')}" for side in sides)
             raise RunError(f"The {split} data changed since the run began: {before} then, {after} now.")
         old, new = ({row["name"]: row for row in side} for side in sides)
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         raise RunError(
             f"The {split} data changed since the run began: {names[0]} is new, gone or different "
-            f"({len(names)} files in all).\nPut the old data back, or train a new run."
+            f"({count_of(len(names), 'file')} in all).\nPut the old data back, or train a new run."
         )
 
 
@@ -367,7 +368,7 @@ class ShardedBatches:
             elif self._shard.world_size > 1:
                 yield self._dummy_batch(loader, positions[0])
             else:
-                raise none_readable(self._unreadable[-1:], len(positions), "pictures of a batch")
+                raise none_readable(self._unreadable[-1:], len(positions), of=" of a batch")
 
     def _dummy_batch(self, loader: PictureLoader, position: int) -> Any:
         """A black picture, so that this process takes part in the step in which it could read nothing."""
@@ -393,11 +394,11 @@ class ShardedBatches:
             return
         for name, reason in rows[:5]:
             self._report(Note(f"not readable: {name}: {reason}"))
-        self._report(Note(f"{count:,} of {total:,} pictures could not be read in this epoch."))
+        self._report(Note(f"{count:,} of {count_of(total, 'picture')} could not be read in this epoch."))
         if count > self._settings.max_unreadable * total:
             name, reason = rows[0]
             raise DataError(
-                f"{count:,} of {total:,} pictures cannot be read, for example {name}: {reason}\n"
+                f"{count:,} of {count_of(total, 'picture')} cannot be read, for example {name}: {reason}\n"
                 "Make the shards anew with vitrine shards, or --set max_unreadable=1 in a new run."
             )
 
@@ -436,7 +437,9 @@ def use_decoded_cache(
         return data, ("decoded_cache: training pictures are not files that were hashed, so they are not kept.",)
     size_bytes = bytes_for((index.sizes[each.name] for each in samples), short)
     if size_bytes > max_gb * _GB:
-        excess = f"{len(samples):,} decoded pictures would take {size_bytes / _GB:.3g} GB, more than {max_gb:g}"
+        excess = (
+            f"{count_of(len(samples), 'decoded picture')} would take {size_bytes / _GB:.3g} GB, more than {max_gb:g}"
+        )
         return data, (f"decoded_cache: {excess}; every epoch decodes them.",)
     folder = folder_for(short)
     cached_samples = [_with_cache(each, index.hashes[each.name], folder, short) for each in samples]

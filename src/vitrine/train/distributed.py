@@ -25,6 +25,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from vitrine.data.batch_plan import BatchShard
 from vitrine.errors import LostProcessError, TrainingError, UsageError, VitrineError
+from vitrine.results import agree, count_of
 
 _Value = TypeVar("_Value")
 
@@ -75,7 +76,8 @@ class ProcessGroup:
         state = PartialState(**partial_state_arguments(), timeout=_TIMEOUT)
         if state.num_processes != world_size:
             raise UsageError(
-                f"{world_size} processes were launched, and accelerate sees {state.num_processes} of them."
+                f"{count_of(world_size, 'process', 'processes')} {agree(world_size, 'was', 'were')} "
+                f"launched, and accelerate sees {state.num_processes} of them."
             )
         processes.rank, processes.count = state.process_index, state.num_processes
         processes._local_rank = state.local_process_index

@@ -22,7 +22,7 @@ from vitrine.data.transforms import TrainTransform
 from vitrine.io.limits import limit
 from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
 from vitrine.models.precision import autocast
-from vitrine.results import Progress
+from vitrine.results import Progress, count_of
 from vitrine.train.data import TrainingData
 from vitrine.train.events import Event, ProgressUpdate
 from vitrine.train.losses import FeatureBatch
@@ -189,7 +189,7 @@ def can_cache(probe: LinearProbe, data: TrainingData, batches: BatchSettings, lo
         limit = f"{MAX_CACHE_BYTES / 2**30:.3g} GiB are kept"
         return False, f"{again} their features would take {size / 2**30:.3g} GiB, and up to {limit}."
     of = f"{views} versions of " if views > 1 else ""
-    pictures = f"{of}{len(data.train):,} training pictures"
+    pictures = f"{of}{count_of(len(data.train), 'training picture')}"
     return True, f"Features of {pictures} are computed once and kept: up to {size / 2**20:.1f} MiB of memory."
 
 

@@ -12,6 +12,7 @@ from vitrine.config.recipe_rules import adopt
 from vitrine.data.class_names import RUN_FILE
 from vitrine.errors import LostProcessError, OutputInUseError, RecipeError, RunError
 from vitrine.models.load import resolve_with_weights
+from vitrine.results import count_of
 from vitrine.runs.checkpoint import delete_checkpoint
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import CARD, write_model_card
@@ -104,7 +105,8 @@ def _check_processes(recipe: Recipe, processes: ProcessGroup) -> None:
     minimum = processes.count * (2 if recipe.mixup or recipe.cutmix else 1)  # one picture alone cannot be mixed
     if recipe.batch_size < minimum:
         raise RecipeError(
-            f"batch_size = {recipe.batch_size} is too small for {processes.count} processes, which share it: expected "
+            f"batch_size = {recipe.batch_size} is too small for "
+            f"{count_of(processes.count, 'process', 'processes')}, which share it: expected "
             f"{minimum} or more."
         )
 

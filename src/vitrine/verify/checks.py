@@ -13,7 +13,7 @@ from vitrine.data.samples import Dataset, Sample
 from vitrine.display import ResultDisplay
 from vitrine.io.files import file_sha256
 from vitrine.plotting.tables import Table
-from vitrine.results import Progress, no_progress, shown_number
+from vitrine.results import Progress, agree, count_of, no_progress, shown_number
 from vitrine.runs.data import content_sha256
 from vitrine.runs.environment import VOCABULARY_SHA256, WEIGHTS_SHA256, describe_environment
 from vitrine.runs.folder import RunFolder
@@ -138,7 +138,7 @@ class PredictionComparison:
         what = "predictions" if self.noun == "labels" else "captions"
         parts = [f"{len(self.changes):,} of {self.n_compared:,} {self.noun} differ (allowed: {100 * tolerance:g} %)"]
         if self.n_compared < self.n_recorded:
-            parts.append(f"{self.n_recorded - self.n_compared:,} recorded pictures could not be compared")
+            parts.append(f"{count_of(self.n_recorded - self.n_compared, 'recorded picture')} could not be compared")
         detail = "; ".join([*parts, *self._details()])
         if self.share_changed <= tolerance + _ROUNDING:
             return Check(what, "same", detail)
@@ -448,13 +448,25 @@ def check_split(record: Mapping[str, Any], split: str, match: SplitMatch) -> Che
     class_changes = Counter((then, now) for _, then, now in match.annotation_changes if isinstance(then, str))
     caption_changes = len(match.annotation_changes) - class_changes.total()
     differences = [
-        *([f"{len(match.content_changes):,} have another content"] if match.content_changes else []),
-        *([f"{len(match.missing):,} are missing"] if match.missing else []),
-        *([f"{len(match.new):,} are new"] if match.new else []),
-        *([f"{caption_changes:,} have other human captions"] if caption_changes else []),
+        *(
+            [f"{len(match.content_changes):,} {agree(len(match.content_changes), 'has', 'have')} another content"]
+            if match.content_changes
+            else []
+        ),
+        *([f"{len(match.missing):,} {agree(len(match.missing), 'is', 'are')} missing"] if match.missing else []),
+        *([f"{len(match.new):,} {agree(len(match.new), 'is', 'are')} new"] if match.new else []),
+        *(
+            [f"{caption_changes:,} {agree(caption_changes, 'has', 'have')} other human captions"]
+            if caption_changes
+            else []
+        ),
         *(f"{count:,} of class {then} are now of class {now}" for (then, now), count in class_changes.items()),
     ]
-    elsewhere = f"; {len(match.other_names):,} lie under other names" if match.other_names else ""
+    elsewhere = (
+        f"; {len(match.other_names):,} {agree(len(match.other_names), 'lies', 'lie')} under other names"
+        if match.other_names
+        else ""
+    )
     if not differences:
         annotation = "class" if "labels" in record else "captions"
         return Check(what, "same", f"all {total:,} have the recorded content and {annotation}{elsewhere}")
@@ -501,7 +513,7 @@ def check_class_names(record: RunRecord, data: Dataset) -> Check:
         return Check("class names", "differs", f"the data have other classes: {_name_changes(then, data.labels)}")
     if set(then) - set(data.labels):
         return Check("class names", "differs", f"the data lack classes: {_name_changes(then, data.labels)}")
-    return Check("class names", "same", f"{len(then)} classes")
+    return Check("class names", "same", f"{count_of(len(then), 'class', 'classes')}")
 
 
 def _name_changes(then: tuple[str, ...], now: tuple[str, ...]) -> str:

@@ -162,7 +162,7 @@ def test_karpathys_splits(tmp_path: Path) -> None:
         data = open_captions(str(file))
         assert data.layout == "Karpathy's splits"
         assert table(data) == expected
-        assert has_note(data, "1 pictures of restval count as training")
+        assert has_note(data, "1 picture of restval counts as a training")
     assert table(open_captions(str(tmp_path))) == expected
 
 
@@ -354,8 +354,8 @@ def test_pictures_that_are_missing_are_counted_and_named(tmp_path: Path) -> None
     assert table(data)["validation"] == {"val2017/3.png": ("a cow",)}
     assert has_note(data, "1 of 3 pictures that are listed do not exist", "train2017/1.png")
     assert has_note(data, "3 captions are empty")
-    assert has_note(data, "1 pictures have no caption", "val2017/4.png")
-    assert has_note(data, "captions_val2017.json: 1 captions are of pictures that it does not list")
+    assert has_note(data, "1 picture without a caption was left out", "val2017/4.png")
+    assert has_note(data, "captions_val2017.json: 1 caption is of pictures that it does not list")
     (root / "train2017" / "2.png").unlink()
     (root / "val2017" / "3.png").unlink()
     with pytest.raises(DataError, match=r"none of its 3 pictures exists(.|\n)*Paths are relative to"):

@@ -110,7 +110,7 @@ def test_captions_beside_are_of_this_folder_alone(tmp_path: Path) -> None:
     write_tree(tmp_path, {"a/1.jpg": None, "b/2.jpg": None, "c/3.jpg": None})
     (tmp_path / "captions.csv").write_text("path,caption\na/1.jpg,one\nb/2.jpg,two\n")
     assert read(str(tmp_path / "a")) == {"1.jpg": ("one",)}
-    assert any("1 pictures of other folders" in note for note in open_captions(str(tmp_path / "a")).notes)
+    assert any("1 picture of other folders" in note for note in open_captions(str(tmp_path / "a")).notes)
     with pytest.raises(DataError, match="beside it has none of its pictures"):
         open_captions(str(tmp_path / "c"))
     assert not is_captioned_data(str(tmp_path / "c"))
@@ -124,7 +124,7 @@ def test_flickr8ks_lists_are_its_splits(tmp_path: Path) -> None:
         (tmp_path / f"Flickr_8k.{part}Images.txt").write_text(lines)
     data = open_captions(str(tmp_path))
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 2, "validation": 1, "test": 1}
-    assert any("1 captions of pictures that no list of a split has" in note for note in data.notes)
+    assert any("1 caption of pictures that no list of a split has" in note for note in data.notes)
 
 
 def test_lists_of_lavis_name_their_split(tmp_path: Path) -> None:

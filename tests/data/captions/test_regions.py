@@ -290,7 +290,7 @@ def test_instances_of_a_category_are_one_region(tmp_path: Path) -> None:
         regions = open_regions(str(reference), samples)
         assert regions is not None
         assert str(other) in regions.origin
-        assert regions.notes == ("1 of 3 pictures have no instances: nothing is known of what is in them.",)
+        assert regions.notes == ("1 of 3 pictures has no instances: nothing is known of what is in them.",)
         assert regions.of("val2017/2.jpg") is None
         picture_regions, wugs = regions.of("val2017/1.jpg"), regions.of("train2017/1.jpg")
         assert picture_regions is not None

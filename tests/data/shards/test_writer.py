@@ -139,7 +139,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> 
             Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / "data" / label / f"{i}.png")
     (tmp_path / "data" / "cat" / "1.png").write_bytes(b"\x89PNG no")
     result = write_shards(str(tmp_path / "data"), tmp_path / "out")
-    assert [name for name, _ in result.unreadable] == ["cat/1.png"] and "1 pictures were left out" in result.text()
+    assert [name for name, _ in result.unreadable] == ["cat/1.png"] and "1 picture was left out" in result.text()
     assert json.loads((tmp_path / "out" / "index.json").read_text())["quarantine"][0]["name"] == "cat/1.png"
     assert sum(pictures for _, _, pictures, _ in result.splits) == 7
 
@@ -629,7 +629,7 @@ def test_a_batch_of_nothing_but_damage(tmp_path: Path) -> None:
     split = ShardSplit([Shard(str(path), 1), Shard(str(other), 1)], 1)
     settings = BatchSettings.from_recipe(recipe(batch_size=1))
     with PictureLoader(TrainTransform(TransformSpec(), (8, 8)), 1, 0) as loader:
-        with pytest.raises(DataError, match=r"None of the 1 pictures of a batch .* for example train-0/a\.png"):
+        with pytest.raises(DataError, match=r"None of the 1 picture of a batch .* for example train-0/a\.png"):
             list(ShardedBatches(split, settings, BatchShard()).epoch(loader, 0, 0))
         both = [list(ShardedBatches(split, settings, BatchShard(i, 2)).epoch(loader, 0, 0)) for i in (0, 1)]
     assert [[batch.is_dummy for batch in process].count(False) for process in both] in ([1, 0], [0, 1])

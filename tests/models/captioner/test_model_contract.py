@@ -312,7 +312,7 @@ def test_the_last_position_can_be_used_and_none_after_it(case: Case) -> None:
 def test_other_numbers_of_rows_are_refused(case: Case) -> None:
     module, encoder_output = case.module, case.module.encode(case.pixels[:2])
     start = torch.full((2,), module.start)
-    with pytest.raises(ValueError, match="1 rows do not go with an encoder output of 2"):
+    with pytest.raises(ValueError, match="1 row do not go with an encoder output of 2"):
         module.step(start[:1], encoder_output, None)
     state = module.step(start, encoder_output, None).state
     with pytest.raises(ValueError, match="a state of 2"):

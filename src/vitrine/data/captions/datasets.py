@@ -18,6 +18,7 @@ from vitrine.data.scenes.dataset import PREFIX, open_scenes
 from vitrine.data.shards.dataset import find_shards, is_shards, open_shards
 from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
+from vitrine.results import agree, count_of
 
 __all__ = ["LAYOUTS", "CaptionedDataset", "is_captioned_data", "open_captions"]
 
@@ -115,6 +116,7 @@ def _held_out(pictures: dict[str, tuple[Sample, ...]], seed: int, fraction: floa
         return "There is no validation split, and no two training pictures to make one of."
     pictures["train"], pictures["validation"] = rest, held_out
     return (
-        f"There is no validation split: {len(held_out):,} of {len(train):,} training pictures were held out for it "
+        f"There is no validation split: {len(held_out):,} of {count_of(len(train), 'training picture')} "
+        f"{agree(len(held_out), 'was', 'were')} held out for it "
         f"with all their captions, seed {seed}."
     )

@@ -27,7 +27,7 @@ from vitrine.data.table_files import Row, read_rows
 from vitrine.data.text_files import EncodingError, read_lines, read_text
 from vitrine.errors import DataError, PictureError, error_summary
 from vitrine.io.untrusted_files import is_regular_file
-from vitrine.results import and_n_more
+from vitrine.results import agree, and_n_more, count_of
 
 _MAX_SAMPLED = 64  # pictures that are looked for, to tell in which folder they are
 
@@ -143,7 +143,7 @@ class CaptionCollector:
         absent = [printable(name) for name in names if not is_regular_file(self.root / name)]
         if len(absent) == len(names):
             raise DataError(
-                f"{self._source}: none of its {len(names):,} pictures exists; the first was looked for at "
+                f"{self._source}: none of its {count_of(len(names), 'picture')} exists; the first was looked for at "
                 f"{self.root / absent[0]}.\nPaths are relative to {self.root}, or to a folder of pictures in it."
             )
         without = [printable(name) for name, texts in self._captions.items() if not texts]
@@ -159,13 +159,20 @@ class CaptionCollector:
     def _note_missing(self, absent: Sequence[str], without: Sequence[str], total: int) -> None:
         if absent:
             self.notes.append(
-                f"{len(absent):,} of {total:,} pictures that are listed do not exist and were left out: "
+                f"{len(absent):,} of {count_of(total, 'picture')} that are listed "
+                f"{agree(len(absent), 'does not exist and was', 'do not exist and were')} left out: "
                 f"{and_n_more(absent, 3)}."
             )
         if self._empty:
-            self.notes.append(f"{self._empty:,} captions are empty and were left out.")
+            self.notes.append(
+                f"{count_of(self._empty, 'caption')} {agree(self._empty, 'was', 'were')} left out, as "
+                f"nothing is in {agree(self._empty, 'it', 'them')}."
+            )
         if without:
-            self.notes.append(f"{len(without):,} pictures have no caption and were left out: {and_n_more(without, 3)}.")
+            self.notes.append(
+                f"{count_of(len(without), 'picture')} without a caption {agree(len(without), 'was', 'were')} "
+                f"left out: {and_n_more(without, 3)}."
+            )
 
     def _search(self) -> None:
         """Give pictures that are not where they are said to be the path at which they are."""
@@ -477,7 +484,11 @@ def _read_beside(folder: Path, options: Mapping[str, str]) -> CaptionedFiles:
         )
     notes = (f"The captions are in {names} beside {folder.name}/.", *captions.notes)
     if len(files) < len(captions.files):
-        notes = (*notes, f"{len(captions.files) - len(files):,} pictures of other folders there were left aside.")
+        notes = (
+            *notes,
+            f"{count_of(len(captions.files) - len(files), 'picture')} of other folders there "
+            f"{agree(len(captions.files) - len(files), 'was', 'were')} left aside.",
+        )
     return CaptionedFiles(captions.layout, files, notes, below(captions.absent), below(captions.without_captions))
 
 
@@ -547,7 +558,10 @@ def _read_coco(collector: CaptionCollector, documents: list[tuple[Path, Any]]) -
             else:
                 orphans += 1
         if orphans:
-            collector.notes.append(f"{file.name}: {orphans:,} captions are of pictures that it does not list.")
+            collector.notes.append(
+                f"{file.name}: {count_of(orphans, 'caption')} {agree(orphans, 'is', 'are')} of pictures that "
+                f"it does not list."
+            )
         part = file.stem.removeprefix("captions_")
         split = SPLIT_NAMES.get(part.rstrip("0123456789_-").lower(), "")
         if not split:
@@ -583,7 +597,10 @@ def _read_karpathy(collector: CaptionCollector, file: Path, document: Any) -> Ca
     collector.choose_folder(["", *_folders(collector.root)], names)
     rest = sum(image.get("split") == "restval" for image in images)
     if rest:
-        collector.notes.append(f"{rest:,} pictures of restval count as training pictures.")
+        collector.notes.append(
+            f"{count_of(rest, 'picture')} of restval "
+            f"{agree(rest, 'counts as a training picture', 'count as training pictures')}."
+        )
     for index, (image, name) in enumerate(zip(images, names, strict=True)):
         where = f"{file}, image {index}"
         split = parse_split(image.get("split"), where, _KARPATHY_SPLITS)
@@ -655,7 +672,10 @@ def _read_lines_of_captions(collector: CaptionCollector, file: Path, options: Ma
     if splits:
         collector.notes.append(f"Splits are those of the lists beside {file.name}.")
     if left:
-        collector.notes.append(f"{left:,} captions of pictures that no list of a split has were left aside.")
+        collector.notes.append(
+            f"{count_of(left, 'caption')} of pictures that no list of a split has "
+            f"{agree(left, 'was', 'were')} left aside."
+        )
     return collector.collect("Flickr8k captions", search=True)
 
 

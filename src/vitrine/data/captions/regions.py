@@ -27,6 +27,7 @@ from vitrine.data.scenes.dataset import ScenePicture
 from vitrine.data.scenes.shapes import FAMILIES
 from vitrine.errors import DataError, PictureError, error_summary
 from vitrine.io.untrusted_files import parse_json
+from vitrine.results import agree, count_of
 
 Mask = npt.NDArray[np.bool_]
 Mention = tuple[int, int, int]  # start and end among the characters, index of the region
@@ -291,7 +292,10 @@ def _coco(root: Path, names: Sequence[str]) -> NamedRegions | None:
             loaders.setdefault(name, partial(_category_regions, draw_by_category))
     unknown = len(names) - len(loaders)
     if unknown:
-        notes.append(f"{unknown:,} of {len(names):,} pictures have no instances: nothing is known of what is in them.")
+        notes.append(
+            f"{unknown:,} of {count_of(len(names), 'picture')} {agree(unknown, 'has', 'have')} no instances: "
+            f"nothing is known of what is in them."
+        )
     return NamedRegions(", ".join(str(file) for file in files), tuple(notes), loaders)
 
 

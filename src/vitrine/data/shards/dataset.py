@@ -29,6 +29,7 @@ from vitrine.data.shards.stream import ShardSplit
 from vitrine.errors import DataError
 from vitrine.io.limits import limit
 from vitrine.io.network import diagnose, retry_stream
+from vitrine.results import agree, count_of
 
 LAYOUT = "webdataset shards"
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -115,7 +116,7 @@ def expand_braces(pattern: str) -> list[str]:
     for each in choices:
         total *= len(each)
     if total > MAX_SHARDS:
-        raise DataError(f"{pattern} stands for {total:,} shards; {MAX_SHARDS:,} is the limit.")
+        raise DataError(f"{pattern} stands for {count_of(total, 'shard')}; {MAX_SHARDS:,} is the limit.")
     return ["".join(each) for each in product(*choices)]
 
 
@@ -125,7 +126,7 @@ def _choices(inside: str) -> list[str]:
         return inside.split(",")
     first, last = int(numbers[1]), int(numbers[2])
     if last - first >= MAX_SHARDS:
-        raise DataError(f"{{{inside}}} stands for {last - first + 1:,} shards; {MAX_SHARDS:,} is the limit.")
+        raise DataError(f"{{{inside}}} stands for {count_of(last - first + 1, 'shard')}; {MAX_SHARDS:,} is the limit.")
     return [f"{number:0{len(numbers[1])}}" for number in range(first, last + 1)]
 
 
@@ -142,7 +143,14 @@ def _by_name(places: list[str]) -> ShardIndex:
         return _count_shards(places)
     others = {name: shards for name, shards in index.splits.items() if name != "train"}
     left = len(shard_by_name) - len(set(names))
-    notes = (*index.notes, *([f"{left:,} of {len(shard_by_name):,} training shards are left out."] if left else []))
+    notes = (
+        *index.notes,
+        *(
+            [f"{left:,} of {count_of(len(shard_by_name), 'training shard')} {agree(left, 'is', 'are')} left out."]
+            if left
+            else []
+        ),
+    )
     train = tuple(shard_by_name[name] for name in dict.fromkeys(names))
     return replace(index, splits={"train": train, **others}, notes=notes)
 
@@ -180,7 +188,7 @@ def _count_shards(places: list[str]) -> ShardIndex:
     if most < 0 and not captions:
         example = places[0] if places else "this folder"
         raise DataError(f"No shard of {example} and the like has a class (.cls) or a caption (.txt).")
-    note = f"There is no {INDEX}: {len(places):,} shards were read to count"
+    note = f"There is no {INDEX}: {count_of(len(places), 'shard')} {agree(len(places), 'was', 'were')} read to count"
     note += ", and classes are called by their numbers." if most >= 0 else "."
     return ShardIndex(
         tuple(str(label) for label in range(most + 1)),

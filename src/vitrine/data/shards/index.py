@@ -16,6 +16,7 @@ from vitrine.io.hub_cache import is_offline
 from vitrine.io.limits import limit
 from vitrine.io.network import CutOffError, Failure, announced_length, diagnose, open_address, retry
 from vitrine.io.untrusted_files import MAX_TEXT_BYTES, open_regular_file, parse_json, require_shape
+from vitrine.results import count_of
 
 INDEX = "index.json"
 FORMAT = "vitrine shards 1"
@@ -106,9 +107,9 @@ def _shards(rows: list[_Row], folder: str) -> tuple[Shard, ...]:
         if file in ("", ".", "..") or "/" in file or "\\" in file:
             raise ValueError(f"{file!r} is no file of this folder")
         if pictures < 1:
-            raise ValueError(f"{file} with {pictures:,} pictures")
+            raise ValueError(f"{file} with {count_of(pictures, 'picture')}")
         if pictures > MAX_SHARD_PICTURES and (is_remote(folder) or pictures > _size(Path(folder) / file) // _BLOCK):
-            raise ValueError(f"{file} with {pictures:,} pictures, where {MAX_SHARD_PICTURES:,} are the limit")
+            raise ValueError(f"{file} with {count_of(pictures, 'picture')}, where {MAX_SHARD_PICTURES:,} are the limit")
         shards.append(Shard(f"{folder}/{file}", pictures, row.get("sha256", "")))
     return tuple(shards)
 

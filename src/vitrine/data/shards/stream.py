@@ -26,6 +26,7 @@ from vitrine.data.shards.listing import list_samples
 from vitrine.data.shards.reader import Member, read_shard
 from vitrine.data.training_copies import HashedPicture
 from vitrine.errors import DataError
+from vitrine.results import count_of
 
 LANES = 8
 """Number of lanes, where there are as many shards and no more processes than this."""
@@ -179,7 +180,8 @@ class ShardSplit(Split):
         count = lane_count(len(self.shards), batch_shard.world_size)
         if batch_shard.world_size > len(self.shards):
             raise DataError(
-                f"{batch_shard.world_size} processes cannot share {len(self.shards)} shards: expected a shard for each."
+                f"{count_of(batch_shard.world_size, 'process', 'processes')} cannot share "
+                f"{count_of(len(self.shards), 'shard')}: expected a shard for each."
                 "\nMake smaller ones with: vitrine shards DATA -o DIR --size MB, or launch fewer processes."
             )
         lanes = [[self.shards[i] for i in numbers] for numbers in assign_shards(len(self.shards), count, seed, epoch)]

@@ -17,7 +17,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from vitrine.attribution.position_metrics import PositionFindings, PositionNumbers
+from vitrine.attribution.position_metrics import NUMBER_NAMES, PositionFindings, PositionNumbers
 from vitrine.plotting.style import (
     DPI,
     GREY,
@@ -285,15 +285,15 @@ def number_rows(models: Sequence[PositionNumbers], findings: PositionFindings) -
     every = [*models, findings.controls.untrained_mean, findings.controls.sine]
     return [
         (
-            "cells whose most similar other cell is a direct neighbour",
+            NUMBER_NAMES["neighbour_share"],
             [percent(numbers.neighbour_share) for numbers in every],
         ),
         (
-            "rank correlation of similarity with distance",
+            NUMBER_NAMES["distance_correlation"],
             [_correlation(numbers.distance_correlation) for numbers in every],
         ),
         (
-            "similarity that a row term plus a column term explain",
+            NUMBER_NAMES["additive_share"],
             ["–" if numbers.additive_share is None else percent(numbers.additive_share) for numbers in every],
         ),
     ]
@@ -305,7 +305,7 @@ def _correlation(value: float | None) -> str:
 
 def _require_cell(findings: PositionFindings, cell: Cell | None) -> None:
     if cell is not None and not (0 <= cell[0] < findings.rows and 0 <= cell[1] < findings.columns):
-        raise ValueError(f"There is no cell {cell} in a grid of {findings.rows} x {findings.columns}.")
+        raise ValueError(f"There is no patch {cell} in a grid of {findings.rows} x {findings.columns}.")
 
 
 def _size(findings: PositionFindings, cell: Cell | None, side: float, gap: int) -> tuple[float, float, int]:
@@ -374,7 +374,10 @@ def _change_words(before: PositionFindings, after: PositionFindings) -> list[tup
     mean = float(change_NN.sum()) / (cells * (cells - 1))  # a cell's similarity with itself is no news
     notes = [f"Before: {note}" for note in before.notes] + [f"After: {note}" for note in after.notes]
     return [
-        (f"The similarities of different cells changed by {mean:.2g} on average, {change_NN.max():.2g} at most.", INK),
+        (
+            f"The similarities of different patches changed by {mean:.2g} on average, {change_NN.max():.2g} at most.",
+            INK,
+        ),
         (f"After: {after.sentence[0].lower()}{after.sentence[1:]}", INK),
         *((note, GREY) for note in notes),
     ]

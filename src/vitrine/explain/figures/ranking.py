@@ -52,6 +52,8 @@ _ROW, _APART, _GAP, _NUMBER, _HEAD, _FOOT = 0.27, 0.28, 0.28, 0.38, 0.58, 0.36
 def methods_table(ranking: Ranking, metrics: Sequence[Metric] | None = None, *, standing: bool = True) -> Table:
     """A row a method, best first, then the controls; a column a metric, as mean (95 % interval), with its pictures.
 
+    The best method is marked, but where a control has more.
+
     Args:
         ranking: what to show.
         metrics: which columns; None shows all, the deciding one first.
@@ -66,7 +68,7 @@ def methods_table(ranking: Ranking, metrics: Sequence[Metric] | None = None, *, 
         columns += ["s/picture", f"by {ranking.by.label}"]
         for cells, row in zip(rows, ranking.rows, strict=True):
             cells += [None if row.seconds is None else _seconds(row), STANDINGS[row.standing]]
-    return Table(tuple(columns), tuple(map(tuple, rows)), 0)
+    return Table(tuple(columns), tuple(map(tuple, rows)), None if ranking.leading_control else 0)
 
 
 def methods_text(ranking: Ranking) -> str:
@@ -176,7 +178,7 @@ def _row_middle(ranking: Ranking, index: int) -> float:
 def _names(figure: Figure, ranking: Ranking, right: float, ceiling: float) -> None:
     """The methods' names, and a heading over those of the controls."""
     for index, row in enumerate(ranking.rows):
-        look = {"color": _colour(row), "weight": "bold" if row.standing == "best" else "normal", "fontsize": LABEL}
+        look = {"color": _colour(row), "weight": "bold" if _is_marked(ranking, row) else "normal", "fontsize": LABEL}
         middle = ceiling - _row_middle(ranking, index)
         add_text(figure, right, middle, shorten(row.name, _NAME), ha="right", va="center_baseline", **look)
     first = next((index for index, row in enumerate(ranking.rows) if row.is_control), None)
@@ -242,13 +244,20 @@ def _seconds(row: RankedMethod) -> str:
     return "< 0.001" if row.seconds < 0.001 else f"{row.seconds:.3f}" if row.seconds < 1 else f"{row.seconds:.1f}"
 
 
+def _is_marked(ranking: Ranking, row: RankedMethod) -> bool:
+    """Whether a row is the best of all, and not of the methods alone."""
+    return row.standing == "best" and ranking.leading_control is None
+
+
 def _caption(ranking: Ranking) -> str:
     fewest, most = ranking.pictures_of(ranking.by)
-    on = count_of(most, "picture") if fewest == most else f"{fewest:,} to {most:,} pictures"
+    on = count_of(most, "picture") if fewest == most else f"{fewest:,} to {count_of(most, 'picture')}"
     if most < ranking.pictures:
         on += f" of {ranking.pictures:,}"
     how = "in brackets 95 % intervals over pictures" if _has_intervals(ranking) else "too few for intervals"
-    return f"Ranked by {ranking.by.label} on {on}; {how}; n: pictures of a column."
+    ahead = ranking.leading_control
+    warning = "" if ahead is None else f"\nNo method is marked as the best: the control {ahead.name} has more."
+    return f"Ranked by {ranking.by.label} on {on}; {how}; n: pictures of a column.{warning}"
 
 
 def _detail(ranking: Ranking) -> str:

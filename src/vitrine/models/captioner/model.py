@@ -24,6 +24,7 @@ from vitrine.errors import ModelError
 from vitrine.models.captioner.backbone import ImageEncoder, build_image_model
 from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.layers import DecoderLayer, EncoderLayer
+from vitrine.results import count_of
 
 
 class CaptionModel(nn.Module):
@@ -178,7 +179,7 @@ class CaptionModel(nn.Module):
         batch, words = ids_BT.shape
         if batch != image.rows or (past is not None and batch != past.rows):
             rows = f"an encoder output of {image.rows}" + ("" if past is None else f" and a state of {past.rows}")
-            raise ValueError(f"Words of {batch} rows do not go with {rows}.")
+            raise ValueError(f"Words of {count_of(batch, 'row')} do not go with {rows}.")
         if used + words > self.max_length:
             raise ValueError(f"This captioner has {self.max_length} positions; {used + words} are asked for.")
         position_TD = self.embeddings.positions.weight[used : used + words]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.state_dict import Shape, StateDictFile
-from vitrine.results import and_n_more
+from vitrine.results import and_n_more, count_of
 
 IMAGENET_NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF_NORMALISATION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -271,7 +271,7 @@ def explain_mismatch(missing: Sequence[str], unexpected: Sequence[str], depths: 
     file_depth, model_depth = depths
     sentences = []
     if file_depth and file_depth != model_depth:
-        return f"The file has {file_depth} blocks, the model {model_depth}."
+        return f"The file has {count_of(file_depth, 'block')}, the model {model_depth}."
     signs: Mapping[str, tuple[str, str]] = {
         r".*\.ls[12]\.gamma|.*\.gamma_[12]": ("layer scale, as DINOv2, DeiT III and BEiT have", ""),
         r"(.*\.)?dist_token|head_dist\..*": ("a distillation token, as deit_*_distilled_* have", ""),

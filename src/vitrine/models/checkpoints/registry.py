@@ -35,6 +35,7 @@ from vitrine.models.checkpoints.transformers import (
     is_transformers,
 )
 from vitrine.models.checkpoints.transformers_config import is_transformers_config
+from vitrine.results import count_of
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def describe(checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | No
     assert kind.describe is not None, "formats that files are compared with describe them"
     model = kind.describe(checkpoint, model_args)
     classes = checkpoint.classes()
-    heads = f"{classes:,} classes" if classes else "no classifier"
+    heads = f"{count_of(classes, 'class', 'classes')}" if classes else "no classifier"
     return replace(model, notes=(f"Recognised as {kind.name}: {_in_words(model)}, {heads}.", *model.notes))
 
 

@@ -23,7 +23,7 @@ from vitrine.io.limits import limit
 from vitrine.models.checkpoints.foreign_formats import refuse_foreign_format
 from vitrine.models.checkpoints.pickle_file import UnsafePickleError, load_pickle, scan_pickle
 from vitrine.models.checkpoints.weights_index import is_index, part_paths, read_index
-from vitrine.results import and_n_more
+from vitrine.results import and_n_more, count_of
 
 Shape = tuple[int, ...]
 
@@ -133,7 +133,9 @@ def _open_parts(path: Path) -> StateDictFile:
     shapes = {names[name]: files[part].shapes.get(names[name]) for name, part in part_by_name.items()}
     missing = [name for name, shape in shapes.items() if shape is None]
     if missing:
-        raise ModelError(f"{path} names {len(missing)} tensors that its files lack: {and_n_more(missing, 3)}.")
+        raise ModelError(
+            f"{path} names {count_of(len(missing), 'tensor')} that its files lack: {and_n_more(missing, 3)}."
+        )
 
     def read() -> dict[str, Tensor]:
         tensors = {part: file.tensors() for part, file in files.items()}

@@ -17,7 +17,7 @@ from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import ConvertedCheckpoint, ModelDescription, Readout
 from vitrine.models.checkpoints.state_dict import Shape, StateDictFile
 from vitrine.models.timm_model import create_timm_model
-from vitrine.results import and_n_more
+from vitrine.results import and_n_more, count_of
 
 # (width, depth): word in timm's names, heads, width of the MLP. Dosovitskiy et al. 2020 (B, L, H); Touvron et al. 2020
 # (Ti, S); Zhai et al. 2021 (g, G). Heads cannot be read from shapes.
@@ -129,7 +129,8 @@ def plain_vit(
     elif heads is None:
         if size.width % _USUAL_HEAD:
             raise ModelError(
-                f"{path} is of a vision transformer with width {size.width} and {size.depth} blocks, whose number of "
+                f"{path} is of a vision transformer with width {size.width} and "
+                f"{count_of(size.depth, 'block')}, whose number of "
                 "attention heads is not in the file.\nGive a folder with config.json and model.safetensors as timm "
                 "writes them, or in training --set model_args.num_heads=N."
             )
@@ -234,7 +235,7 @@ def describe_timm(
         )
     names_with_means = [f"{name} (pictures normalised with mean {mean[0]:g})" for name, mean in choices]
     raise ModelError(
-        f"{checkpoint.path} is a file, which fits {len(choices)} models: {and_n_more(names_with_means)}.\n"
+        f"{checkpoint.path} is a file, which fits {count_of(len(choices), 'model')}: {and_n_more(names_with_means)}.\n"
         f"Name the one it is of: --arch NAME, or in training: --set model=NAME --set pretrained=FILE. {_OR_CONFIG}"
     )
 

@@ -10,6 +10,7 @@ from typing import TypedDict
 from vitrine.errors import ModelError
 from vitrine.io.files import file_sha256
 from vitrine.io.untrusted_files import read_json
+from vitrine.results import agree, count_of
 
 SUFFIX = ".index.json"
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -58,7 +59,8 @@ def part_paths(path: Path) -> list[Path]:
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
         raise ModelError(
-            f"{len(missing)} of the {len(names)} files that {path} names are missing, {missing[0]} among them.\n"
+            f"{len(missing)} of the {count_of(len(names), 'file')} that {path} names "
+            f"{agree(len(missing), 'is', 'are')} missing, {missing[0]} among them.\n"
             "Put all of them into its folder."
         )
     return [path.parent / name for name in names]

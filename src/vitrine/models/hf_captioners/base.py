@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vitrine.errors import ModelError
 from vitrine.models.captioner.model import DecoderOutput, EncoderOutput, KVCache
+from vitrine.results import count_of
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
 """Keys and values of each decoder layer, (B, H, tokens, E) both."""
@@ -147,7 +148,7 @@ class HFCaptioner(nn.Module, ABC):
             rows = f"an encoder output of {len(encoder_output.grids)}" + (
                 "" if past is None else f" and a state of {past.rows}"
             )
-            raise ValueError(f"Words of {batch} rows do not go with {rows}.")
+            raise ValueError(f"Words of {count_of(batch, 'row')} do not go with {rows}.")
         used = 0 if past is None else past.length
         if used + words > self.max_length:
             raise ValueError(f"This captioner has {self.max_length} positions; {used + words} are asked for.")

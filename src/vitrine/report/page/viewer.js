@@ -533,8 +533,9 @@ export function createStrengthSlider(strength, onchange) {
 /* The value of a patch in words. */
 export function describeValue(values, grid, scale, [row, column]) {
   const value = values[row * grid[1] + column];
-  const unit = isSigned(scale) ? " probability lost" : scale.kind === "own" ? "" : " \u00d7 uniform";
-  const describeProbability = Number.isNaN(value) ? "no value" : `${formatNumber(value)}${unit}`;
+  const change = value < 0 ? " probability gained" : " probability lost";
+  const unit = isSigned(scale) ? change : scale.kind === "own" ? "" : " \u00d7 uniform";
+  const describeProbability = Number.isNaN(value) ? "no value" : `${formatNumber(isSigned(scale) ? Math.abs(value) : value)}${unit}`;
   return `row ${row}, column ${column}: ${describeProbability}`;
 }
 

@@ -28,7 +28,7 @@ from vitrine.report.document import (
     TableBlock,
 )
 from vitrine.report.sections.summary import LEAK, read_test_metrics
-from vitrine.results import OVER_PICTURES, CaptioningMetrics, Progress, no_progress
+from vitrine.results import OVER_PICTURES, CaptioningMetrics, Progress, count_of, no_progress
 from vitrine.runs.data import content_sha256, resolve_data_reference
 from vitrine.runs.leakage import LEAKAGE, Leakage
 from vitrine.runs.record import RunRecord
@@ -104,7 +104,7 @@ def _numbers(metrics: CaptioningMetrics, scores: Mapping[str, Any], split: str) 
         Number(
             f"{metrics.accuracy:.4f}",
             "word pieces right",
-            f"after the human ones before them; {metrics.pieces:,} pieces, validation",
+            f"after the human ones before them; {count_of(metrics.pieces, 'piece')}, validation",
         ),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vitrine.plotting.average_precision import average_precision_figure
 from vitrine.plotting.tables import Table, format_share, multi_label_figures
 from vitrine.report.document import Block, Commands, Details, Finding, Findings, Paragraph, Plot, Section, TableBlock
-from vitrine.results import ONE_TRAINING, MultiLabelMetrics
+from vitrine.results import ONE_TRAINING, MultiLabelMetrics, count_of
 from vitrine.runs.record import RunRecord
 
 _MAX_OPEN_LABELS = 15  # labels whose table is not folded
@@ -27,13 +27,13 @@ def build_labels_section(record: RunRecord, number: int) -> Section:
     blocks += [Findings(tuple(Finding("leak", sentence) for sentence in leakage))] if leakage else []
     blocks.append(Paragraph(f"{ONE_TRAINING} The threshold was not chosen for any purpose.", "note"))
     best = sorted(metrics.classes, key=lambda each: -(each.average_precision or 0.0))
-    alt = f"Average precision of {len(best)} labels, best first: " + "; ".join(
+    alt = f"Average precision of {count_of(len(best), 'label')}, best first: " + "; ".join(
         f"{each.label} {each.average_precision or 0:.3f}" for each in best[:12] if each.support
     )
     caption = "Bars: average precision. Lines: a ranking by chance. Dots: F1 at the threshold."
     blocks.append(Plot(f"labels-{number}", average_precision_figure(metrics), alt, caption, lines=False))
     table = TableBlock(_labels_table(metrics))
-    blocks.append(table if len(best) <= _MAX_OPEN_LABELS else Details(f"All {len(best)} labels", (table,)))
+    blocks.append(table if len(best) <= _MAX_OPEN_LABELS else Details(f"All {count_of(len(best), 'label')}", (table,)))
     if metrics.hardest:
         rows = tuple(
             (each.name, each.label, "missed" if each.is_present else "not there", f"{each.probability:.3f}")

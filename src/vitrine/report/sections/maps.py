@@ -42,7 +42,7 @@ from vitrine.report.document import (
     Section,
     TableBlock,
 )
-from vitrine.results import Interval, Progress, Unreadable, count_of, no_progress, shown_number
+from vitrine.results import Interval, Progress, Unreadable, agree, count_of, no_progress, shown_number
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.record import RunRecord
@@ -307,7 +307,8 @@ def _describe_best(scores: RecordedScores) -> str:
     ahead = [row.name for row in ranking.rows if row.is_control and row.standing == "above"]
     level = [row.name for row in ranking.rows if row.is_control and row.standing == "ties"]
     text = (
-        f"Of {len(methods)} methods and layers, {best.name} has the best {by.label}, {shown_number(score.mean, 3)} on "
+        f"Of {count_of(len(methods), 'method')} and layers, {best.name} has the best {by.label}, "
+        f"{shown_number(score.mean, 3)} on "
         f"{count_of(score.n, 'picture')} of {scores.data}."
     )
     if ties:
@@ -320,5 +321,9 @@ def _describe_best(scores: RecordedScores) -> str:
 
 
 def _figure_caption(scores: RecordedScores) -> str:
-    masked = f"{scores.masked:,} pictures have masks. " if scores.masked else "There are no masks. "
+    masked = (
+        f"{count_of(scores.masked, 'picture')} {agree(scores.masked, 'has', 'have')} masks. "
+        if scores.masked
+        else "There are no masks. "
+    )
     return f"{masked}Controls, grey, know nothing of the model. 95 % intervals over pictures."

@@ -13,6 +13,7 @@ from vitrine.plotting.tables import Table
 from vitrine.report.document import Block, BulletList, Commands, Paragraph, Section, TableBlock
 from vitrine.report.sections.maps import SCORES
 from vitrine.report.sections.summary import TEST, FinalResult, read_test_metrics
+from vitrine.results import agree, count_of
 from vitrine.runs.record import RunRecord, same_but_seed
 from vitrine.version import __version__
 
@@ -106,7 +107,14 @@ def _captioner_limits(name: str, path: Path) -> list[str]:
 def _unchecked_copies(record: RunRecord) -> list[str]:
     """What is not known of copies of training pictures; those that are known stand beside the result."""
     aside = len(record.data.get("quarantine", ()))
-    items = [f"{aside:,} pictures that could not be read were set aside and count in no number."] if aside else []
+    items = (
+        [
+            f"{count_of(aside, 'picture')} that could not be read "
+            f"{agree(aside, 'was set aside and counts', 'were set aside and count')} in no number."
+        ]
+        if aside
+        else []
+    )
     how = shlex.join(["vitrine", "check", str(record.data["reference"])])
     if record.leakage is None:
         items.append("Whether validation pictures are among the training pictures, which are not listed one by one.")

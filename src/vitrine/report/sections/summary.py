@@ -40,7 +40,7 @@ from vitrine.report.document import (
     Section,
     TableBlock,
 )
-from vitrine.results import OVER_PICTURES, ClassificationMetrics, ClassMetrics, Interval, join_words
+from vitrine.results import OVER_PICTURES, ClassificationMetrics, ClassMetrics, Interval, agree, count_of, join_words
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.index import NEARER, RIGHT
 from vitrine.runs.leakage import LEAKAGE, Leakage
@@ -207,7 +207,7 @@ def build_result_section(final: FinalResult, comparison: ComparisonResult, recor
         )
     best, split = final.best_measurement
     numbers += _leakage_numbers(final)
-    detail = f"expected, {best.calibration_bins} bins, {split}"
+    detail = f"expected, {count_of(best.calibration_bins, 'bin')}, {split}"
     numbers.append(Number(f"{best.calibration_error:.4f}", "calibration error", detail))
     sentences = [
         *_explain_choice(final),
@@ -250,14 +250,16 @@ def _leakage_numbers(final: FinalResult) -> list[Number]:
 
 def _explain_choice(final: FinalResult) -> list[str]:
     runs, m = len(final.rivals) + 1, final.record.metrics
-    where = f"the same {m.n:,} validation pictures"
+    where = f"the same {count_of(m.n, 'validation picture')}"
     if runs == 1:
-        return [f"It is the only run that was measured on these {m.n:,} validation pictures."]
+        return [f"It is the only run that was measured on these {count_of(m.n, 'validation picture')}."]
     ahead = sum(row.accuracy > final.row.accuracy for row in final.rivals)
     if ahead:
-        return [f"It was named by hand: of {runs} runs measured on {where}, {ahead} reached a higher accuracy."]
+        return [
+            f"It was named by hand: of {count_of(runs, 'run')} measured on {where}, {ahead} reached a higher accuracy."
+        ]
     tied = [row.name for row in final.rivals if row.accuracy == final.row.accuracy]
-    high = f"the highest accuracy of {runs} runs measured on {where}"
+    high = f"the highest accuracy of {count_of(runs, 'run')} measured on {where}"
     if final.is_named_by_person:
         return [f"It was named by hand; it has {high}."]
     lower = all(final.row.loss < row.loss for row in final.rivals if row.name in tied)
@@ -274,7 +276,8 @@ def _describe_test(final: FinalResult) -> list[str]:
     t, m = final.test, final.record.metrics
     ends = t.accuracy_interval
     return [
-        f"On {t.n:,} test pictures ({final.test_data}), which chose nothing here, {t.correct:,} labels are right: "
+        f"On {count_of(t.n, 'test picture')} ({final.test_data}), which chose nothing here, "
+        f"{count_of(t.correct, 'label')} {agree(t.correct, 'is', 'are')} right: "
         f"{t.accuracy:.4f}, with a {OVER_PICTURES} of {ends.low:.4f} to {ends.high:.4f}. Validation said "
         f"{m.accuracy:.4f}."
     ]
@@ -294,13 +297,13 @@ def _compare_with_rivals(final: FinalResult, comparison: ComparisonResult) -> li
             (better if (claim.verdict == "supported") == (claim.first == final.name) else worse).append(other)
     if not (better or worse or undecided):
         return []
-    tests = len(comparison.claims)
+    tests = max(claim.tests for claim in comparison.claims)
     findings = [
         *([f"it is better than {_list_names(better)}"] if better else []),
         *([f"it is worse than {_list_names(worse)}"] if worse else []),
         *([f"it cannot be told from {_list_names(undecided)}"] if undecided else []),
     ]
-    correction = f", corrected for all {tests} tests of this report" if tests > 1 else ""
+    correction = f", corrected for {count_of(tests, 'test')}" if tests > 1 else ""
     return [f"By exact tests on the same pictures{correction}, {'; '.join(findings)}."]
 
 
@@ -313,7 +316,7 @@ def _describe_seeds(final: FinalResult, records: Mapping[str, RunRecord]) -> lis
             "The interval is over pictures. Its recipe was trained with one seed: another moves this number too, and "
             "how far was not measured."
         ]
-    count = f"Its recipe was trained with {len(others) + 1} seeds"
+    count = f"Its recipe was trained with {count_of(len(others) + 1, 'seed')}"
     if any(each.validation != record.validation for each in others):
         return [f"{count}, which also drew different validation pictures: their accuracies are of different things."]
     accuracies = sorted(each.metrics.accuracy for each in (record, *others))
@@ -343,8 +346,12 @@ def build_classes_section(final: FinalResult) -> Section:
     m, split = final.best_measurement
     table = TableBlock(_class_table(m), f"{m.n:,} {split} pictures; recall with its {OVER_PICTURES} (Wilson).")
     blocks: list[Block] = [Paragraph(" ".join(_describe_classes(m)))]
-    blocks.append(table if len(m.classes) <= _MAX_OPEN_CLASSES else Details(f"All {len(m.classes)} classes", (table,)))
-    alt = f"Confusion matrix of {len(m.classes)} classes. {_commonest_mistake(m)}"
+    blocks.append(
+        table
+        if len(m.classes) <= _MAX_OPEN_CLASSES
+        else Details(f"All {count_of(len(m.classes), 'class', 'classes')}", (table,))
+    )
+    alt = f"Confusion matrix of {count_of(len(m.classes), 'class', 'classes')}. {_commonest_mistake(m)}"
     blocks.append(Plot("confusion", confusion_figure(m), alt, "Rows: true classes. Columns: predicted.", lines=False))
     if m.hardest:
         rows = tuple((each.name, each.true, each.predicted, f"{each.probability:.3f}") for each in m.hardest)
@@ -372,7 +379,8 @@ def _describe_classes(m: ClassificationMetrics) -> list[str]:
     few = sum(each.support < _MIN_SUPPORT for each in with_pictures)
     if few:
         sentences.append(
-            f"{few} of {len(with_pictures)} classes have fewer than {_MIN_SUPPORT} pictures here, so that their recall "
+            f"{few} of {count_of(len(with_pictures), 'class', 'classes')} {agree(few, 'has', 'have')} fewer "
+            f"than {count_of(_MIN_SUPPORT, 'picture')} here, so that their recall "
             "is vague."
         )
     return sentences
@@ -386,7 +394,7 @@ def _commonest_mistake(m: ClassificationMetrics) -> str:
         return "No picture is mistaken."
     of = sum(cell.pictures for cell in m.confusion if cell.true == most.true)
     true, predicted = m.labels[most.true], m.labels[most.predicted]
-    return f"The commonest mistake: {true} taken for {predicted}, {most.pictures:,} of {of:,} pictures."
+    return f"The commonest mistake: {true} taken for {predicted}, {most.pictures:,} of {count_of(of, 'picture')}."
 
 
 def _class_table(m: ClassificationMetrics) -> Table:
@@ -430,7 +438,7 @@ def _run_blocks(comparison: ComparisonResult, final: FinalResult | None) -> list
     rows, varying = comparison.rows, comparison.varied_settings
     index = next((i for i, row in enumerate(rows) if final is not None and row.name == final.name), None)
     name = None if final is None else final.name
-    alt = f"Validation accuracy of {len(rows)} runs with 95 % intervals: " + "; ".join(
+    alt = f"Validation accuracy of {count_of(len(rows), 'run')} with 95 % intervals: " + "; ".join(
         f"{row.name} {row.accuracy:.4f} ({row.interval.low:.4f} to {row.interval.high:.4f})" for row in rows[:12]
     )
     return [
@@ -447,8 +455,8 @@ def _describe_runs(rows: tuple[RunRow, ...], varying: tuple[str, ...]) -> str:
     if len(rows) == 1:
         return "There is one run of a classifier."
     if not varying:
-        return f"{len(rows)} runs of one setting were made."
-    return f"{len(rows)} runs were made; they differ in {', '.join(varying)}."
+        return f"{count_of(len(rows), 'run')} of one setting {agree(len(rows), 'was', 'were')} made."
+    return f"{count_of(len(rows), 'run')} {agree(len(rows), 'was', 'were')} made; they differ in {', '.join(varying)}."
 
 
 def _test_blocks(comparison: ComparisonResult, final: FinalResult | None) -> list[Block]:
@@ -467,7 +475,7 @@ def _test_blocks(comparison: ComparisonResult, final: FinalResult | None) -> lis
         blocks.insert(1, Paragraph(" ".join(NEARNESS.split())))
     others = tuple(each for each in comparison.claims if not any(each is claim for claim in shown_claims))
     if len(others) > _MAX_FOLDED_CLAIMS:
-        blocks.append(Details(f"All {len(comparison.claims)} tests", (TableBlock(comparison.tests()),)))
+        blocks.append(Details(f"All {count_of(len(comparison.claims), 'test')}", (TableBlock(comparison.tests()),)))
     elif others:
         findings = Findings(tuple(Finding(each.verdict, each.sentence) for each in others))
         blocks.append(Details(f"Tests of the other runs ({len(others)} of {len(comparison.claims)})", (findings,)))
@@ -494,7 +502,7 @@ def build_curves_section(
     alt = f"Loss and validation accuracy by epoch. Accuracy after the last epoch: {'; '.join(ends)}"
     blocks: list[Block] = [Plot("curves", figure, alt, "A ring marks the epoch whose weights were kept.")]
     if len(run_names) < len(histories):
-        blocks.append(Paragraph(f"Drawn are the {len(run_names)} best of {len(histories)} runs.", "note"))
+        blocks.append(Paragraph(f"Drawn are the {len(run_names)} best of {count_of(len(histories), 'run')}.", "note"))
     if final is not None:
         blocks.insert(0, Paragraph(_describe_end(final, len(epochs[final.name]))))
     return Section("curves", "Learning curves", tuple(blocks))

@@ -1,5 +1,6 @@
 /* The tab Caption: words as they are decoded, each with its map; alternatives to each word; the beams. */
 
+import { explainTerms } from "./terms.js";
 import { requestWithPicture, readEvents, isAbortError } from "./api.js";
 import { sharedHigh } from "./attention.js";
 import { createSelect, createElement, createRadioGroup } from "./dom.js";
@@ -193,7 +194,7 @@ export class CaptionPage extends PicturePage {
 
   drawBeams({ beams, caption, log_probability: logProbability }) {
     const list = beams?.length > 1 ? beams : [{ caption, log_probability: logProbability }];
-    const createLogProbability = (value) => createElement("span", { class: "small grey number" }, `log-probability ${formatNumber(Number(value.toFixed(2)))}`);
+    const createLogProbability = (value) => createElement("span", { class: "small grey number" }, explainTerms(`log-probability ${formatNumber(Number(value.toFixed(2)))}`));
     const items = list.map((beam) => createElement("li", { "aria-current": beam.caption === caption ? "true" : null }, beam.caption, createLogProbability(beam.log_probability)));
     const showOriginal = () => this.app.set({ prefix: "", word: "" }, true);
     this.beams.replaceChildren(

@@ -1,5 +1,6 @@
 /* The tab Classify: what the model says of a picture, what it looks at, and whether its answer depends on that. */
 
+import { explainTerms } from "./terms.js";
 import { createPredictionPanel } from "./predictions.js";
 import { createElement, createRadioGroup } from "./dom.js";
 import { PicturePage } from "./picture_page.js";
@@ -227,11 +228,11 @@ export class ClassifyPage extends PicturePage {
       return [createElement("strong", {}, words), ` \u00b7 ${value}, itself ${describeValue(map, pane.result.grid, scale, patch).split(": ")[1]}.${hint}`];
     }
     const share = pane.result.prefix_share;
-    const prefixNote = share === null || share === undefined ? "" : ` The prefix tokens hold ${formatProbability(share)} of the attention; colours show the rest.`;
+    const prefixNote = share === null || share === undefined ? "" : ` ${formatProbability(share)} of the attention is on ${pane.model.prefix_words}, not on patches; colours show the rest.`;
     const unitsNote = views.length > 1 && views[0].scale.kind !== views[1].scale.kind ? " The two maps have different units, and a scale each." : "";
     const placeholderNote = pane.picture.isPlaceholder ? " This browser cannot show this format: the photograph is a grey sheet." : "";
     const outlierNote = views.some(({ outliers }) => outliers.length) ? " Outlined: outlier tokens, whose place says little." : "";
-    return [prefixNote + outlierNote + unitsNote + placeholderNote];
+    return explainTerms(prefixNote + outlierNote + unitsNote + placeholderNote);
   }
 
   exportViews() {

@@ -46,7 +46,7 @@ export function createConfusionTable(labels, counts, chosen, onChoose) {
             type: "button",
             tabindex: "-1",
             "aria-pressed": String(chosen[0] === truth && chosen[1] === answer),
-            "aria-label": `${count} of ${totals[i]} pictures of ${truth} ${words}`,
+            "aria-label": `${count} of ${totals[i]} ${totals[i] === 1 ? "picture" : "pictures"} of ${truth} ${words}`,
             title: `${truth} ${words}: ${count} of ${totals[i]}`,
             css: cellColours(count / totals[i]),
             onclick: () => onChoose(truth, answer),

@@ -20,12 +20,14 @@ export function createExportPanel(app, getViews) {
     copyCommand,
     button("Copy link", () => copyText(location.href, "link"), "An address that shows this view again"),
   ];
+  const reason = createElement("p", { class: "small grey" }, "No command draws this: the picture has no file of its own, or the view is the explorer\u2019s alone.");
   const root = createElement(
     "section",
     { class: "export", "aria-label": "Take it with you" },
     createElement("h2", { class: "eyebrow" }, "Take it with you"),
     createElement("div", { class: "buttons" }, buttons),
     line,
+    reason,
   );
   return {
     root,
@@ -37,6 +39,7 @@ export function createExportPanel(app, getViews) {
       else copies[1].remove();
       command.textContent = joinCommands(views);
       copyCommand.disabled = line.hidden = !command.textContent;
+      reason.hidden = Boolean(command.textContent) || !views.length;
     },
   };
 }

@@ -1,5 +1,6 @@
 /* The tab Positions: similarities of position embeddings as a grid of grids, one of them large, and numbers. */
 
+import { createTerm, explainTerms } from "./terms.js";
 import { getJson } from "./api.js";
 import { createSelect, createElement } from "./dom.js";
 import { createExportPanel } from "./export.js";
@@ -104,12 +105,12 @@ export class PositionsPage {
 
   drawText() {
     const { sentences, numbers, model, grid } = this.result;
-    this.sentence.replaceChildren(...sentences.map((sentence, i) => createElement("p", { class: i ? "small grey" : null }, sentence)));
+    this.sentence.replaceChildren(...sentences.map((sentence, i) => createElement("p", { class: i ? "small grey" : null }, explainTerms(sentence))));
     this.grid.setAttribute("aria-label", `Similarity of ${grid[0]} by ${grid[1]} position embeddings of ${model.name}. Arrow keys move between tiles.`);
     const formatValue = (value) => (value === null || value === undefined ? "not defined" : formatNumber(Number(value.toFixed(3))));
     const columns = [["value", "this model"], ["untrained", "untrained"], ["sine", "fixed sine"]].filter(([key]) => numbers.some((each) => key in each));
     const body = numbers.map((each) =>
-      createElement("tr", {}, createElement("th", { scope: "row" }, each.name), columns.map(([key]) => createElement("td", { class: "number" }, formatValue(each[key])))),
+      createElement("tr", {}, createElement("th", { scope: "row" }, createTerm(each.name, each.meaning)), columns.map(([key]) => createElement("td", { class: "number" }, formatValue(each[key])))),
     );
     this.numbers.replaceChildren(
       createElement(

@@ -43,9 +43,9 @@ async def caption(request: Request, params: Annotated[CaptionParams, Query()]) -
     state = get_state(request)
     captioner, prefix = state.captioner(params.model), parse_prefix(params)
     picture = await state.encode_picture(request, params, captioner)
-    encoding, name = picture.encoding, picture.name
+    encoding, argument = picture.encoding, picture.argument
     if not params.stream:
-        job = Job(lambda job: captioner.caption(encoding, params.beams, prefix, name, job, lambda _word: None))
+        job = Job(lambda job: captioner.caption(encoding, params.beams, prefix, argument, job, lambda _word: None))
         return json_response(await state.run_job(request, job))
     words: asyncio.Queue[WordInfo | None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -53,7 +53,7 @@ async def caption(request: Request, params: Annotated[CaptionParams, Query()]) -
     def put_word(word: WordInfo | None) -> None:
         loop.call_soon_threadsafe(words.put_nowait, word)
 
-    job = Job(lambda job: captioner.caption(encoding, params.beams, prefix, name, job, put_word))
+    job = Job(lambda job: captioner.caption(encoding, params.beams, prefix, argument, job, put_word))
     job.future.add_done_callback(lambda _: put_word(None))
     state.worker.submit(job)
     events = _stream_events(request, job, words, state.settings.request_seconds)

@@ -56,6 +56,7 @@ def _anatomy(model: ServedModel[Any]) -> dict[str, Any]:
     """Classes, grid, layers and heads; empty for a captioner, which has no classes and a grid that varies."""
     if not isinstance(model, ServedClassifier):
         nothing: dict[str, Any] = {"labels": [], "input": None, "grid": None, "prefix": 0, "layers": 0, "heads": 0}
+        nothing["prefix_words"] = ""
         return nothing | {"methods": [], "method_options": {}, "queries": [], "has_positions": False}
     (height, width), layout = model.model.spec.size, model.layout
     return {
@@ -63,6 +64,7 @@ def _anatomy(model: ServedModel[Any]) -> dict[str, Any]:
         "input": [width, height],
         "grid": [layout.rows, layout.columns],
         "prefix": layout.prefix,
+        "prefix_words": layout.prefix_words,
         "layers": layout.blocks,
         "heads": model.heads,
         "methods": list(model.methods),
@@ -116,7 +118,9 @@ async def explain(request: Request, params: Annotated[ViewParams, Query()]) -> R
     picture = await state.encode_picture(request, params, classifier)
     view = parse_view(params, classifier, picture.encoding)
     await ensure_map(state, request, classifier, picture.encoding, view)
-    return json_response(await state.run_view(lambda: explain_view(view, classifier, picture.encoding, picture.name)))
+    return json_response(
+        await state.run_view(lambda: explain_view(view, classifier, picture.encoding, picture.argument))
+    )
 
 
 async def ensure_map(

@@ -40,7 +40,7 @@ async def verdict(request: Request, params: Annotated[ViewParams, Query()]) -> R
     state = get_state(request)
     classifier = state.classifier(params.model)
     picture = await state.encode_picture(request, params, classifier)
-    encoding, name = picture.encoding, picture.name
+    encoding = picture.encoding
     view = parse_view(params, classifier, encoding)
     require_checkable(view, classifier)
     await ensure_map(state, request, classifier, encoding, view)
@@ -48,7 +48,9 @@ async def verdict(request: Request, params: Annotated[ViewParams, Query()]) -> R
     if result is None:
         job = Job(lambda job: check_view(view, classifier, encoding, job), is_long=True)
         result = await state.run_job(request, job, state.settings.check_seconds)
-    return json_response(await state.run_view(lambda: verdict_info(view, classifier, encoding, result, name)))
+    return json_response(
+        await state.run_view(lambda: verdict_info(view, classifier, encoding, result, picture.argument))
+    )
 
 
 @router.get("/positions", response_model=Positions, tags=["positions"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -113,7 +114,7 @@ def metrics(request: Request) -> Response:
 @router.get("/api", include_in_schema=False)
 def reference(request: Request) -> Response:
     """The page with every address of the API, its parameters and answers."""
-    return HTMLResponse(render_reference(request.app.openapi()))
+    return HTMLResponse(render_reference(request.app.openapi(), Examples.of(request)))
 
 
 @router.get("/api/style.css", include_in_schema=False)
@@ -122,7 +123,60 @@ def style(request: Request) -> Response:
     return _FILES["reference.css"].response(request.headers.get("if-none-match"))
 
 
-def render_reference(openapi: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class Examples:
+    """Command lines that ask this server: its address as the reader has it, models and pictures that it has.
+
+    Attributes:
+        address: such as ``http://127.0.0.1:8000``.
+        has_token: whether requests must carry a token.
+        models: by the tag of a route, the id of the first model that it can be asked of.
+        picture: the model and the id of a picture that comes with it; None without any.
+    """
+
+    address: str
+    has_token: bool
+    models: Mapping[str, str]
+    picture: tuple[str, str] | None
+
+    @classmethod
+    def of(cls, request: Request) -> Examples:
+        """Those of the server that answers a request."""
+        state = get_state(request)
+        models: dict[str, str] = {}
+        for model in reversed(state.models.values()):
+            tags = ("classify", "positions") if model.kind == "classifier" else ("caption",)
+            models |= dict.fromkeys((*tags, "figures"), model.id)
+            if model.gallery.validation is not None and model.gallery.validation.predictions:
+                models["data"] = model.id
+        pictures = [
+            (each.id, next(iter(each.gallery.samples))) for each in state.models.values() if each.gallery.samples
+        ]
+        address = str(request.base_url).rstrip("/")
+        return cls(address, state.settings.token is not None, models, pictures[0] if pictures else None)
+
+    def command(self, path: str, method: str, operation: Mapping[str, Any]) -> str | None:
+        """A command line that asks for an address; None where no model of this server can be asked for it."""
+        names = {each["name"] for each in operation.get("parameters", ())}
+        if "{id}" in path:
+            if self.picture is None:
+                return None
+            model, picture = self.picture
+            path = path.replace("{model}", model).replace("{id}", picture)
+        elif "model" in names:
+            model_id = self.models.get(operation["tags"][0])
+            if model_id is None:
+                return None
+            path += "" if model_id == "0" else f"?model={model_id}"
+        words = ["curl", "-H 'Authorization: Bearer TOKEN'"] if self.has_token else ["curl"]
+        if operation.get("requestBody"):
+            words.append("--data-binary @picture.jpg -H 'Content-Type: image/jpeg'")
+        elif method == "post":
+            words.append("-X POST")
+        return " ".join([*words, shlex.quote(f"{self.address}{path}")])
+
+
+def render_reference(openapi: Mapping[str, Any], examples: Examples) -> str:
     """An OpenAPI description as an HTML page."""
     info = openapi["info"]
     parts = [
@@ -137,12 +191,12 @@ def render_reference(openapi: Mapping[str, Any]) -> str:
     ]
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
-            parts += _render_operation(path, method, operation, openapi)
+            parts += _render_operation(path, method, operation, openapi, examples)
     return "".join([*parts, "</main></body></html>"])
 
 
 def _render_operation(
-    path: str, method: str, operation: Mapping[str, Any], openapi: Mapping[str, Any]
+    path: str, method: str, operation: Mapping[str, Any], openapi: Mapping[str, Any], examples: Examples
 ) -> Iterator[str]:
     yield f'<section><h2><span class="method">{method.upper()}</span> <code>{escape(path)}</code></h2>'
     yield f"<p>{escape(operation.get('description') or operation.get('summary', ''))}</p>"
@@ -155,7 +209,9 @@ def _render_operation(
     if body:
         yield f'<p class="grey">Body: {escape(body["description"])}</p>'
     yield f"<p>Answers {_render_answer(operation['responses'].get('200', {}), openapi)}.</p>"
-    yield f"<pre>{escape(_example(path, method, bool(body)))}</pre></section>"
+    command = examples.command(path, method, operation)
+    yield '<p class="grey">No model of this server can be asked for it.</p>' if command is None else ""
+    yield "</section>" if command is None else f"<pre>{escape(command)}</pre></section>"
 
 
 def _render_parameter(parameter: Mapping[str, Any]) -> str:
@@ -190,15 +246,3 @@ def _render_answer(response: Mapping[str, Any], openapi: Mapping[str, Any]) -> s
         fields = ", ".join(f"<code>{escape(field)}</code>" for field in properties)
         parts.append(f"{escape(media_type)}{f': {fields}' if fields else ''}")
     return "; ".join(parts) or "nothing"
-
-
-def _example(path: str, method: str, has_body: bool) -> str:
-    """A command line that asks for this address."""
-    address = f"http://127.0.0.1:8000{path.replace('{model}', '0').replace('{id}', 'v0')}"
-    if method == "get":
-        return f"curl {address}"
-    return (
-        f"curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' {address}"
-        if has_body
-        else f"curl -X POST {address}"
-    )
