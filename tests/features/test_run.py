@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import vitrine
 from vitrine.cli.app import app
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import DataError, ModelError, UsageError
@@ -153,3 +154,17 @@ def test_the_command_line_prints_what_was_made(scenes: Path, tmp_path: Path) -> 
     answer = CliRunner().invoke(app, words, catch_exceptions=False)
     assert answer.exit_code == 0
     assert len(json.loads(answer.stdout)["pictures"]) == 2
+
+
+def test_a_model_and_pictures_in_memory(scenes: Path, tmp_path: Path) -> None:
+    paths = sorted(scenes.glob("*/*.png"))[:3]
+    module = vitrine.load(MODEL).classifier.module  # type: ignore[union-attr]
+    module.train()
+    here = vitrine.features(module, [Image.open(path) for path in paths], tmp_path / "here", quiet=True)
+    there = vitrine.features(MODEL, paths, tmp_path / "there", controls=False, quiet=True)
+    assert module.training
+    assert here.untrained is None, "a module in memory is not built anew"
+    assert here.variance_shares == pytest.approx(there.variance_shares, abs=1e-5)
+    assert "vitrine:command" not in read_provenance(here.pictures[0].figure)
+    with pytest.raises(UsageError, match="another size"):
+        vitrine.features(module, paths, tmp_path / "large", image_size=128, quiet=True)

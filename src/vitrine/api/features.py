@@ -1,21 +1,22 @@
-"""The function features."""
+"""The function features: what a model's patch tokens tell apart."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vitrine.api.options import PathLike, as_path, csv_cells, optional_path, text_of_reference
+from vitrine.api.options import PathLike, as_path, csv_cells, optional_path
 from vitrine.api.progress import reading_progress, say_notes, say_unreadable, say_unwritten
 from vitrine.errors import UsageError
 from vitrine.messages import quiet_messages
 
 if TYPE_CHECKING:
+    from vitrine.api.load import ModelLike
     from vitrine.features.run import FeaturesResult
 
 
 def features(
-    model: PathLike,
-    images: PathLike,
+    model: ModelLike,
+    images: Any,
     out: PathLike,
     *,
     layer: int = -1,
@@ -40,18 +41,18 @@ def features(
     """Draw what a model's patch features tell apart: components as colours, regions, and patches that are alike.
 
     Args:
-        model: a model reference; it need not have a head.
-        images: a folder of pictures, or one picture.
-        out: the folder for figures and tables.
+        model: a model reference, what :func:`vitrine.load` opened, or a module in memory; it needs no head.
+        images: pictures, as :func:`vitrine.predict` takes them.
+        out: the folder for figures, a sheet, features.csv and components.safetensors.
         layer: whose tokens: from 0, or from the end with -1.
         image_size: side of the model's input in pixels; 0 is its own. More shows smaller patches.
         foreground: colour the foreground alone, as the first component tells it.
-        regions: groups of patches that are alike; 0 draws none.
-        query: row and column, from 0, of a patch that all patches are compared with.
-        query_picture: the picture that it is in; None is the first one.
+        regions: groups of patches that are alike, 2 to 10; 0 draws none.
+        query: a patch as (row, column) from 0 that all patches are compared with.
+        query_picture: the name of the picture that it is in; None is the first one.
         masks: what regions are compared with: a folder of masks, or COCO instances; None is ``masks/`` near the data.
         category: of COCO instances: the category whose instances are inside.
-        controls: also run the model untrained, for its numbers.
+        controls: also run the model untrained, for its numbers; never of a module in memory.
         components: components.safetensors of an earlier call: the same colours for other pictures.
         limit: pictures at most, drawn with ``seed``; None is all.
         format: png or svg, of the figures.
@@ -68,10 +69,13 @@ def features(
         UsageError: options that do not go together.
 
     Examples:
-        >>> result = vitrine.features("vitrine/scenes-tiny", "cat.jpg", "features", controls=False, quiet=True)
-        >>> result.table.name
-        'features.csv'
+        >>> result = vitrine.features("vitrine/scenes-tiny", "photos/test", "features", limit=2, quiet=True)
+        >>> len(result.pictures), len(result.variance_shares)
+        (2, 3)
     """
+    from vitrine.api.load import in_eval_mode, open_once
+    from vitrine.caption.model import Captioner
+    from vitrine.data.picture_inputs import picture_input
     from vitrine.features.run import FeatureSettings
     from vitrine.features.run import features as run_features
 
@@ -95,10 +99,18 @@ def features(
         format,
         seed,
     )
-    with quiet_messages(quiet), csv_cells(csv_safe), reading_progress("Reading features") as progress:
+    pictures, classifier = picture_input(images), open_once(model, features=True)
+    if isinstance(classifier, Captioner):
+        raise UsageError(f"{classifier.reference} is a captioner, whose patch features are not looked at.")
+    with (
+        quiet_messages(quiet),
+        csv_cells(csv_safe),
+        in_eval_mode(classifier),
+        reading_progress("Reading features") as progress,
+    ):
         result = run_features(
-            text_of_reference(model),
-            as_path(images),
+            classifier,
+            pictures,
             as_path(out),
             settings,
             limit=limit,

@@ -21,8 +21,8 @@ from PIL import Image
 from vitrine.attribution.placement import Placement
 from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import Classifier, open_classifier, place_on_device
-from vitrine.data.image_folder import require_pictures
 from vitrine.data.masks import Masks, find_masks
+from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample, random_subset
 from vitrine.errors import DataError, ModelError, PictureError, UsageError
 from vitrine.features.agreement import RegionAgreement, agreement, patch_mask, place_control
@@ -251,8 +251,8 @@ def features(
     """Draw the patch features of pictures: principal components as colours, fitted jointly over the pictures.
 
     Args:
-        model: a model reference; it needs no head.
-        images: a folder, searched with its sub-folders, or one picture.
+        model: a model reference, or an open classifier; it needs no head.
+        images: a folder, searched with its sub-folders, or one picture; or pictures that were given in Python.
         out: the folder of figures; a picture's sub-folder and stem are kept.
         settings: what is made.
         limit: pictures at most; with more, a choice drawn with the settings' seed. None takes all.
@@ -265,23 +265,25 @@ def features(
         DataError: no pictures, none that can be read, or components of something else.
         ModelError: the model cannot be used, or has no such layer or patch.
     """
-    pictures = require_pictures(images)
-    samples = random_subset(pictures.samples, limit, settings.seed)
+    if isinstance(model, Classifier) and settings.image_size:
+        raise UsageError("An input of another size is of a model that is opened for it: give its reference.")
+    pictures = images if isinstance(images, PictureInput) else picture_input(images)
+    samples = random_subset(tuple(pictures.samples), limit, settings.seed)
     classifier = open_classifier(model, precision, architecture, features=True, image_size=settings.image_size)
     _require_whole_patches(classifier)
     tokens = PatchTokens(classifier, samples, settings.layer, batch_size, progress)
     origin = {
-        "model": model if classifier.weights is None else classifier.weights.sha256,
+        "model": classifier.reference if classifier.weights is None else classifier.weights.sha256,
         "input": "{} x {}".format(*classifier.spec.size),
     }
     fit = _fit(tokens, settings, origin)
-    writer = FeatureWriter(model, images, out, settings, tokens, fit, architecture)
+    writer = FeatureWriter(classifier.reference, pictures.path, out, settings, tokens, fit, architecture)
     remove_unfinished(*{(out / figure).parent for figure in writer.figures.values()})
     writer.write()
     control = (
         _untrained(classifier, samples, settings, batch_size) if settings.controls and not settings.components else None
     )
-    masks = find_masks(samples, data=images, source=settings.masks, category=settings.category)
+    masks = find_masks(samples, data=pictures.path, source=settings.masks, category=settings.category)
     region_agreement = (
         None if fit.centres_KD is None or masks is None else _agreement(tokens, fit, control, masks, settings)
     )
@@ -309,8 +311,10 @@ def _fit(tokens: PatchTokens, settings: FeatureSettings, origin: dict[str, str])
 
 def _untrained(
     classifier: Classifier, samples: Sequence[Sample], settings: FeatureSettings, batch_size: int
-) -> PatchTokens:
-    """The tokens of the same model with new random weights, on the first pictures."""
+) -> PatchTokens | None:
+    """The tokens of the same model with new random weights, on the first pictures; None of a model in memory."""
+    if classifier.is_in_memory:
+        return None
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         new = load_model(classifier.loaded_model.reference, pretrained=False, image_size=settings.image_size)
@@ -379,7 +383,7 @@ class FeatureWriter:
     """
 
     model: str
-    images: Path
+    images: Path | None
     out: Path
     settings: FeatureSettings
     tokens: PatchTokens
@@ -511,20 +515,27 @@ class FeatureWriter:
     def _provenance(self, sample: Sample | None) -> Provenance:
         classifier, settings = self.tokens.classifier, self.settings
         weights = classifier.weights
-        picture = self.images if sample is None or not self.images.is_dir() else self.images / sample.name
+        images = str(self.images or count_of(len(self.figures), "picture"))
+        is_folder = self.images is not None and self.images.is_dir()
+        picture = images if sample is None else str(path_in(self.images, sample, is_folder) or sample.name)
         return Provenance(
             figure="patch features",
             model=self.model,
             weights_sha256=None if weights is None else weights.sha256,
-            picture=str(picture),
+            picture=picture,
             picture_sha256=None if sample is None else hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
             layer=str(self.tokens.layer),
             precision=classifier.precision,
             options={"image_size": settings.image_size, "seed": settings.seed, "regions": settings.regions},
-            command=shlex.join(
-                ["vitrine", "features", self.model, str(self.images), "-o", str(self.out), *self._flags()]
-            ),
+            command=self._command(),
         )
+
+    def _command(self) -> str | None:
+        """What draws the figures again; None of a model or pictures in memory."""
+        if self.images is None or self.tokens.classifier.is_in_memory:
+            return None
+        words = ["vitrine", "features", self.model, str(self.images), "-o", str(self.out)]
+        return shlex.join([*words, *self._flags()])
 
     def _flags(self) -> list[str]:
         settings, defaults = self.settings, FeatureSettings()
