@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from support.tiny_captioners import save_tiny
+from support.tiny_vlms import save_tiny_vlm
 from typer.main import get_command
 
 import vitrine
@@ -59,6 +60,7 @@ OTHER_DEFAULTS = {
     ("predict", "out"): (None, "predictions may stay in memory"),
     ("explain", "out"): (None, "maps may stay in memory"),
     ("caption", "out"): (None, "captions may stay in memory"),
+    ("ask", "out"): (None, "an answer may stay in memory"),
     ("positions", "out"): (None, "the numbers may be all that is wanted"),
     ("explain", "images"): (inspect.Parameter.empty, "required: data to score have a function of their own"),
 }
@@ -178,7 +180,7 @@ EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def workplace(small_scenes: Path, small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that examples stand in: photos, runs of a classifier and a captioner, and a sweep."""
+    """The folder that examples stand in: photos, runs, a vision-language model, and a sweep."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "photos").symlink_to(small_scenes)
     Image.open(next(small_scenes.glob("test/*/*.png"))).save(folder / "cat.jpg")
@@ -186,6 +188,7 @@ def workplace(small_scenes: Path, small_run: Path, tmp_path_factory: pytest.Temp
     for name in ("first", "second"):
         shutil.copytree(small_run, folder / "runs" / name)
     save_tiny("vit-bert", folder / "runs" / "captioner")
+    save_tiny_vlm("llava", folder / "models" / "llava")
     (folder / "sweep.toml").write_text(
         'data = "photos"\nrecipe = "scratch-tiny"\nseeds = [0]\n[grid]\nepochs = [1, 2]\n', "utf-8"
     )

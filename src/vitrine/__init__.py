@@ -10,7 +10,7 @@ Every verb of the command line is a function here, with the command line's words
     explain, score      maps of what a model looks at; methods ranked on one's own data
     features            what a model's patch features tell apart: components, regions, similarities
     positions           whether a model's position embeddings have learned where patches are
-    caption             captions with a map for every word
+    caption, ask        captions and answers with a map for every word
     compare, verify     runs side by side; a run held against its own record
     report, export      a page on runs; a run for other tools
     shards              labelled pictures as webdataset shards
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from vitrine.version import __version__
 
 if TYPE_CHECKING:
-    from vitrine.api.caption import caption
+    from vitrine.api.caption import ask, caption
     from vitrine.api.data import check, shards
     from vitrine.api.explain import explain, positions, score
     from vitrine.api.features import features
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "ask",
     "caption",
     "check",
     "compare",
@@ -65,6 +66,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ask": "vitrine.api.caption",
     "caption": "vitrine.api.caption",
     "check": "vitrine.api.data",
     "compare": "vitrine.api.runs",

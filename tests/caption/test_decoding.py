@@ -393,7 +393,7 @@ def test_maps_are_kept_as_asked(choice: MapChoice, expected) -> None:
         np.testing.assert_allclose(some.maps_TLHK, expected(every.maps_TLHK), atol=1e-7)
 
 
-@pytest.mark.parametrize("choice", [MapChoice(layers=3), MapChoice(layers=-4), MapChoice(heads=2), MapChoice(heads=-1)])
+@pytest.mark.parametrize("choice", [MapChoice(layers=3), MapChoice(layers=-4), MapChoice(heads=2), MapChoice(heads=-3)])
 def test_layers_and_heads_that_are_not_there_are_refused(choice: MapChoice) -> None:
     captioner = TableCaptioner()
     with pytest.raises(ModelError, match="There is no"):

@@ -232,3 +232,32 @@ def test_a_word_has_the_map_that_predicted_it(beams: int) -> None:
 
 
 # --- Words that looked nowhere in particular.
+
+
+BYTES = ["</s>", "A", "Ġdog", ".", "Ċ", "The", "Ġcat", "'s", "-", "Ġtail", ".ĊĊ", "Ends", "Ġhere"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        ("A Ġdog . Ċ The Ġcat", ["A", "dog.", "The", "cat"]),
+        ("A Ġdog .ĊĊ Ends Ġhere", ["A", "dog.", "Ends", "here"]),
+        ("A Ġdog Ċ Ċ - Ġtail", ["A", "dog", "-tail"]),
+        ("Ċ The Ġcat 's Ġtail", ["The", "cat's", "tail"]),
+        ("The Ġcat Ċ", ["The", "cat"]),
+    ],
+)
+def test_the_end_of_a_line_ends_a_word_and_is_no_word(pieces: str, words: list[str]) -> None:
+    tokenizer = Tokenizer(models.BPE(vocab={piece: n for n, piece in enumerate(BYTES)}, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    vocabulary = Vocabulary(tokenizer, start="</s>", end="</s>", pad="</s>")
+    ids = tuple(BYTES.index(piece) for piece in pieces.split())
+    maps_TLHK = np.random.default_rng(0).uniform(0.1, 1, (len(ids), 1, 1, 2)).astype(np.float32)
+    found = caption_words(
+        DecodedCaption(ids, (math.log(0.5),) * len(ids), None, maps_TLHK, (1, 2), (1, 2)), vocabulary, "first"
+    )
+    assert texts(found) == words
+    for word, places in zip(found, group_tokens(ids, vocabulary), strict=True):
+        first = next(at for at in places if BYTES[ids[at]].strip("Ċ.-'Ġ"))
+        expected_K = maps_TLHK[first, 0, 0] / maps_TLHK[first, 0, 0].mean()
+        np.testing.assert_allclose(word.map_RC[0], expected_K, rtol=1e-5)

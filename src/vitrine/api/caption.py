@@ -1,7 +1,8 @@
-"""The function caption."""
+"""The functions caption and ask."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, get_args
 
 from vitrine.api.options import (
@@ -21,6 +22,7 @@ from vitrine.messages import quiet_messages
 if TYPE_CHECKING:
     from vitrine.api.load import ModelLike
     from vitrine.bulk.run import BulkResult, BulkSettings
+    from vitrine.caption.picture_caption import Caption
     from vitrine.caption.run import CaptionResult, CaptionSettings
 
 
@@ -29,6 +31,7 @@ def caption(
     images: Any,
     out: PathLike | None = None,
     *,
+    prompt: str | None = None,
     arch: str | None = None,
     vocab: PathLike | None = None,
     beams: int = 1,
@@ -40,7 +43,9 @@ def caption(
     top_p: float = 1.0,
     seed: int = 0,
     max_pieces: int | None = None,
-    layer: int = -1,
+    layer: int | str = -1,
+    relative: bool = False,
+    mask_sinks: bool = False,
     heads: str | int = "mean",
     join: str = "mean",
     limit: int | None = None,
@@ -59,10 +64,11 @@ def caption(
     """Caption pictures, with one attention map for every word, into a folder or in memory.
 
     Args:
-        model: the reference of a captioner (a run, ``catr/v3``, a BLIP, GIT or encoder-decoder model of transformers),
-            or what :func:`vitrine.load` opened.
+        model: the reference of a captioner (a run, ``catr/v3``, a BLIP, GIT, encoder-decoder or vision-language model
+            of transformers), or what :func:`vitrine.load` opened.
         images: pictures, as :func:`vitrine.predict` takes them.
         out: the folder for figures and captions.csv; None keeps captions in memory, as the result's ``captions``.
+        prompt: what a vision-language model is asked of every picture; None asks for a caption, in its own words.
         arch: catr, where ``model`` is a weights file.
         vocab: of the published captioner, its vocab.txt.
         beams: of beam search; 1 is greedy.
@@ -73,8 +79,12 @@ def caption(
         top_k: of sampling: only the K likeliest; 0 is all.
         top_p: of sampling: only the likeliest that make up P.
         seed: of sampling and of the choice of pictures.
-        max_pieces: cut a caption after so many word pieces; None is as many as the captioner can.
-        layer: of the decoder, from 0 or from the end with -1.
+        max_pieces: cut a caption after so many word pieces; None is as many as the captioner can, and 256 of a
+            vision-language model.
+        layer: of the decoder, from 0 or from the end with -1; ``"8-20"`` is the mean of those layers, ``"mean"`` that
+            of all; the path of a layers.json that ``evaluate(grounding=True)`` wrote has the one that points best.
+        relative: of a vision-language model: divide maps by that of a neutral prompt on the same picture.
+        mask_sinks: of a vision-language model: leave places that draw attention whatever the word is out of the maps.
         heads: mean, max, or a head's number from 0; -1 is the last.
         join: how the maps of a word's pieces become one: mean, first or max.
         limit: pictures at most, drawn with ``seed``; None is all.
@@ -120,6 +130,9 @@ def caption(
         join=join,
         precision=precision,
         kind=format,
+        prompt=prompt,
+        relative=relative,
+        without_sinks=mask_sinks,
     )
     with quiet_messages(quiet), csv_cells(csv_safe):
         if bulk is not None:
@@ -132,10 +145,85 @@ def caption(
         return result
 
 
+def ask(
+    model: ModelLike,
+    image: Any,
+    question: str,
+    out: PathLike | None = None,
+    *,
+    beams: int = 1,
+    max_pieces: int | None = None,
+    layer: int | str = -1,
+    relative: bool = False,
+    mask_sinks: bool = False,
+    heads: str | int = "mean",
+    join: str = "mean",
+    precision: str = "fp32",
+    quiet: bool = False,
+) -> Caption:
+    """Ask a vision-language model about one picture; its answer has an attention map for every word.
+
+    Args:
+        model: the folder or ``hf-hub:owner/name`` of a vision-language model of transformers, or what
+            :func:`vitrine.load` opened.
+        image: one picture, as :func:`vitrine.predict` takes them.
+        question: in plain words.
+        out: the answer's figure to write, .png or .svg; None writes none.
+        beams: of beam search; 1 is greedy.
+        max_pieces: cut the answer after so many word pieces; None is 256.
+        layer: as of :func:`vitrine.caption`.
+        relative: divide maps by that of a neutral prompt on the same picture.
+        mask_sinks: leave places that draw attention whatever the word is out of the maps.
+        heads: mean, max, or a head's number from 0; -1 is the last.
+        join: how the maps of a word's pieces become one: mean, first or max.
+        precision: fp32, or bf16, which computes all of it in bf16; a model that is open keeps its own.
+        quiet: say nothing.
+
+    Raises:
+        DataError, PictureError: the picture cannot be used, or does not fit the model's context.
+        ModelError, WeightsUnavailableError: the model cannot be opened.
+        UsageError: the question is empty, the model takes none, or the figure has another ending.
+
+    Examples:
+        >>> answer = vitrine.ask("models/llava", "cat.jpg", "What is in the picture?", max_pieces=4, quiet=True)
+        >>> len(answer.words) > 0
+        True
+    """
+    from vitrine.api.captioner import CaptionerModel
+    from vitrine.api.load import load
+    from vitrine.caption.layer_grounding import read_layers
+
+    require_choices(join, "png", precision, heads)
+    figure = optional_path(out)
+    if figure is not None and figure.suffix not in (".png", ".svg"):
+        raise UsageError(f"{figure} cannot be written: a figure ends in .png or .svg.")
+    with quiet_messages(quiet):
+        captioner = load(model) if not isinstance(model, str | os.PathLike) else load(model, precision=precision)
+        if not isinstance(captioner, CaptionerModel):
+            raise UsageError(f"{captioner.reference} is a classifier, which answers no questions: use vitrine.predict.")
+        say_notes(captioner.notes)
+        answer = captioner.ask(
+            image,
+            question,
+            beams=beams,
+            max_pieces=max_pieces,
+            layer=read_layers(layer),
+            relative=relative,
+            without_sinks=mask_sinks,
+            heads=heads,
+            join=join,
+        )
+        if figure is not None:
+            figure.parent.mkdir(parents=True, exist_ok=True)
+            answer.save(figure)
+        return answer
+
+
 def _settings(**fields: Any) -> CaptionSettings:
+    from vitrine.caption.layer_grounding import read_layers
     from vitrine.caption.run import CaptionSettings
 
-    return CaptionSettings(**fields)
+    return CaptionSettings(**{**fields, "layer": read_layers(fields["layer"])})
 
 
 def _caption_here(

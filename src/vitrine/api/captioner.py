@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn, overload
+from typing import Any, Literal, NoReturn, overload
 
 from vitrine.api.model import OnePicture, one_or_many
 from vitrine.caption.model import Captioner
@@ -68,8 +68,30 @@ class CaptionerModel:
         if given.path is not None and not given.is_one:
             raise DataError(f"{given.path} is a folder: give one picture, or use vitrine.caption(model, folder, OUT).")
         settings = CaptionSettings(**{"precision": self.captioner.precision, **how})
-        provenance = CaptionProvenance(self.reference, self.captioner, settings, self._flags)
+        captioner = self.captioner.with_prompt(settings.prompt, settings.relative)
+        verb: Literal["ask", "caption"] = "caption" if settings.prompt is None else "ask"
+        provenance = CaptionProvenance(self.reference, captioner, settings, self._flags, verb)
         return one_or_many(given, describe_pictures(given.samples, provenance, given.path, batch_size))  # type: ignore[no-any-return]
+
+    def ask(self, picture: OnePicture, question: str, **how: Any) -> Caption:
+        """Ask a vision-language model about one picture; its answer's words have a map each.
+
+        Args:
+            picture: as of :meth:`caption`.
+            question: in plain words.
+            how: as of :meth:`caption`.
+
+        Raises:
+            DataError, PictureError: the picture cannot be used, or does not fit the model's context.
+            ModelError: the model has no such layer or head.
+            UsageError: the question is empty, or the captioner takes none.
+
+        Examples:
+            >>> answer = vitrine.load("models/llava").ask("cat.jpg", "What is in the picture?", max_pieces=4)
+            >>> len(answer.words) > 0
+            True
+        """
+        return self.caption(picture, **{**how, "prompt": question})
 
     def predict(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: a captioner has no classes.

@@ -29,6 +29,7 @@ def evaluate(
     seed: int | None = None,
     beams: int | None = None,
     java: bool = False,
+    grounding: bool = False,
     vocab: PathLike | None = None,
     arch: str | None = None,
     encoding: str | None = None,
@@ -53,6 +54,8 @@ def evaluate(
         seed: of the split that is made where the data have none; None is the run's own.
         beams: of a captioner's beam search; None is 1, which is greedy.
         java: of a captioner: METEOR and SPICE too, which need Java.
+        grounding: of a captioner or vision-language model: score the maps of every layer on human captions, and write
+            layers.json, which ``layer`` of :func:`vitrine.caption` reads.
         vocab: of the published captioner, its vocab.txt.
         arch: the timm name of the model, where ``model`` is a weights file.
         encoding: of a table in the data, where it is neither UTF-8 nor UTF-16.
@@ -81,7 +84,9 @@ def evaluate(
     else:
         captioner = isinstance(opened_model, Captioner)
     of_classifiers = {"expect": expect, "against": against, "threshold": threshold, "names": names}
-    _refuse_options_of_the_other(captioner, **of_classifiers, beams=beams, java=java or None, vocab=vocab)
+    _refuse_options_of_the_other(
+        captioner, **of_classifiers, beams=beams, java=java or None, vocab=vocab, grounding=grounding or None
+    )
     with (
         quiet_messages(quiet),
         csv_cells(csv_safe),
@@ -101,6 +106,7 @@ def evaluate(
                 seed=seed,
                 architecture=arch,
                 vocabulary=optional_path(vocab),
+                by_layer=grounding,
                 progress=progress,
             )
             if captioner
@@ -129,7 +135,7 @@ def _refuse_options_of_the_other(captioner: bool, **options: object) -> None:
     """A classifier has no beams, and nothing is expected of a captioner: say so rather than ignore it."""
     from vitrine.errors import UsageError
 
-    others = ("expect", "against", "threshold", "names") if captioner else ("beams", "java", "vocab")
+    others = ("expect", "against", "threshold", "names") if captioner else ("beams", "java", "vocab", "grounding")
     for name in others:
         if options[name] is not None:
             kinds = ("a captioner", "classifiers") if captioner else ("a classifier", "captioners")

@@ -15,6 +15,7 @@ from vitrine.caption.decoding import (
     NextTokenLogits,
     TokenNode,
     ban_repeated_ngrams,
+    end_ids,
     length_normalised_score,
     step_limit,
     top_k_stable,
@@ -55,7 +56,7 @@ def beam_search(
     """
     if beams < 1 or length_normalisation < 0:
         raise ValueError(f"beams = {beams}, length_normalisation = {length_normalisation} is out of range.")
-    steps = step_limit(captioner, max_tokens)
+    steps = step_limit(captioner, encoder_output, max_tokens)
     batch = DecodingBatch(captioner, encoder_output, maps)
     searches = [_Search(beams, length_normalisation) for _ in encoder_output.grids]
     ids = [captioner.start] * len(searches)
@@ -69,7 +70,7 @@ def beam_search(
         order: list[int] = []
         for picture in dict.fromkeys(batch.pictures):
             rows = [row for row, owner in enumerate(batch.pictures) if owner == picture]
-            order += searches[picture].advance(following, rows, top_B, captioner.end, is_last=step == steps)
+            order += searches[picture].advance(following, rows, top_B, end_ids(captioner), is_last=step == steps)
         batch.keep(order)
         open_nodes = [node for picture in dict.fromkeys(batch.pictures) for node in searches[picture].open_nodes]
         ids = [node.id for node in open_nodes if node is not None]
@@ -102,7 +103,7 @@ class _Search:
         following: NextTokenLogits,
         rows: Sequence[int],
         top_B: Sequence[Sequence[tuple[float, int]]],
-        end: int,
+        ends: frozenset[int],
         *,
         is_last: bool,
     ) -> list[int]:
@@ -112,7 +113,7 @@ class _Search:
             following: the logits of the whole batch.
             rows: the batch's rows of this picture, one for each of ``open_nodes``.
             top_B: of each row of the batch, the likeliest tokens: their logits and ids.
-            end: the id that ends a caption.
+            ends: the ids that end a caption.
             is_last: whether no further step is taken.
 
         Returns:
@@ -130,7 +131,7 @@ class _Search:
         open_nodes: list[TokenNode] = []
         order: list[int] = []
         for place, (_, previous, row, token) in enumerate(candidates[: 2 * self.beams]):
-            node = following.append(row, previous, token, end)
+            node = following.append(row, previous, token, ends)
             if node.is_end:
                 if place < self.beams:
                     self.complete_nodes.append(node)

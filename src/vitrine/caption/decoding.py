@@ -10,8 +10,9 @@ Letters: B rows, T tokens, L decoder layers, H heads, K keys (cells of the padde
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vitrine.caption.tokenizer import Vocabulary
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, UsageError
 from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
 from vitrine.results import count_of
 
@@ -72,11 +73,12 @@ class MapChoice:
     To keep all of them takes layers × heads times as much memory: 48 times for six layers of eight heads.
 
     Attributes:
-        layers: a layer from 0, or from the end with -1; or their mean; or all.
+        layers: a layer from 0, or from the end with -1; or the mean of all, or of those from a first to a last one; or
+            all.
         heads: a head from 0; or their mean or maximum; or all.
     """
 
-    layers: int | Literal["mean", "all"] = -1
+    layers: int | tuple[int, int] | Literal["mean", "all"] = -1
     heads: int | Literal["mean", "max", "all"] = "mean"
 
     def of(self, cross_LBHK: torch.Tensor) -> torch.Tensor:
@@ -92,6 +94,11 @@ class MapChoice:
                     f"There is no decoder layer {self.layers}: expected 0 to {layers - 1}, or -1 for the last."
                 )
             cross_LBHK = cross_LBHK[[self.layers]]
+        elif isinstance(self.layers, tuple):
+            first, last = self.layers
+            if not 0 <= first <= last < layers:
+                raise ModelError(f"There are no decoder layers {first} to {last}: expected two of 0 to {layers - 1}.")
+            cross_LBHK = cross_LBHK[first : last + 1]
         if isinstance(self.heads, int):
             if not -heads <= self.heads < heads:
                 raise ModelError(f"There is no head {self.heads}: expected 0 to {heads - 1}, or -1 for the last.")
@@ -100,10 +107,33 @@ class MapChoice:
             cross_LBHK = cross_LBHK.amax(2, keepdim=True)
         elif self.heads == "mean":
             cross_LBHK = cross_LBHK.mean(2, keepdim=True)
-        if self.layers == "mean":
+        if self.layers == "mean" or isinstance(self.layers, tuple):
             cross_LBHK = cross_LBHK.mean(0, keepdim=True)
         # A copy even where there is nothing to convert: a captioner may use its tensors again in the next step.
         return cross_LBHK.transpose(0, 1).detach().to("cpu", torch.float32, copy=True)
+
+
+def parse_layers(text: str) -> int | tuple[int, int] | Literal["mean"]:
+    """Layers as the command line has them: ``-1``, ``14``, ``8-20`` for the mean of those from 8 to 20, or ``mean``.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text == "mean":
+        return "mean"
+    match = re.fullmatch(r"(-?\d{1,4})|(\d{1,4})-(\d{1,4})", text, re.ASCII)
+    if match is None:
+        raise UsageError(f"--layer {text} cannot be used: expected a number, as 14 or -1, a range, as 8-20, or mean.")
+    return int(match[1]) if match[1] else (int(match[2]), int(match[3]))
+
+
+def describe_layers(layers: int | tuple[int, int] | str) -> str:
+    """Layers in words, for a figure."""
+    if isinstance(layers, tuple):
+        return f"mean of decoder layers {layers[0]} to {layers[1]}"
+    if isinstance(layers, str):
+        return "mean of all decoder layers"
+    return "last decoder layer" if layers == -1 else f"decoder layer {layers}"
 
 
 LAST_LAYER = MapChoice()
@@ -131,6 +161,12 @@ class DecodedCaption:
     maps_TLHK: npt.NDArray[np.float32]
     grid: tuple[int, int]
     padded_grid: tuple[int, int]
+
+    def relative_to(self, baseline_LHK: npt.NDArray[np.float32]) -> DecodedCaption:
+        """The same with maps divided by another one; cells where that is 0, which are padding, stay 0."""
+        maps_TLHK = np.zeros_like(self.maps_TLHK)
+        np.divide(self.maps_TLHK, baseline_LHK, out=maps_TLHK, where=np.broadcast_to(baseline_LHK > 0, maps_TLHK.shape))
+        return replace(self, maps_TLHK=maps_TLHK)
 
     @property
     def has_end(self) -> bool:
@@ -218,6 +254,7 @@ class DecodeStep:
         grids, padded_grid: of the pictures, as in :class:`DecodedCaption`.
         hypotheses: of each picture, the last tokens of all captions that are followed, the best first; empty where
             only the best one is followed.
+        baselines_PLHK: of each picture, a map that its maps are divided by; empty leaves them as they are.
     """
 
     step: int
@@ -226,11 +263,20 @@ class DecodeStep:
     grids: tuple[tuple[int, int], ...]
     padded_grid: tuple[int, int]
     hypotheses: tuple[tuple[TokenNode, ...], ...] = ()
+    baselines_PLHK: tuple[npt.NDArray[np.float32], ...] = ()
 
     @property
     def captions(self) -> tuple[DecodedCaption, ...]:
         """Each picture's caption so far, with its maps; after the last step, the result. Computed at each access."""
-        return tuple(node.to_caption(grid, self.padded_grid) for node, grid in zip(self.best, self.grids, strict=True))
+        captions = [node.to_caption(grid, self.padded_grid) for node, grid in zip(self.best, self.grids, strict=True)]
+        if not self.baselines_PLHK:
+            return tuple(captions)
+        return tuple(each.relative_to(base) for each, base in zip(captions, self.baselines_PLHK, strict=True))
+
+
+def end_ids(captioner: CaptionerModule) -> frozenset[int]:
+    """All ids that end a caption: a captioner that has several names them as ``ends``."""
+    return frozenset(getattr(captioner, "ends", ())) | {captioner.end}
 
 
 def final_captions(steps: Iterable[DecodeStep]) -> tuple[DecodedCaption, ...]:
@@ -255,11 +301,11 @@ class NextTokenLogits:
     log_sum_exp_B: list[float]
     maps_BLHK: torch.Tensor
 
-    def append(self, row: int, previous: TokenNode | None, token: tuple[float, int], end: int) -> TokenNode:
+    def append(self, row: int, previous: TokenNode | None, token: tuple[float, int], ends: frozenset[int]) -> TokenNode:
         """The caption ``previous``, which this row stands for, with one token (its logit and id) added."""
         logit, token_id = token
         log_probability = logit - self.log_sum_exp_B[row]
-        return TokenNode.after(previous, token_id, token_id == end, log_probability, self.maps_BLHK[row])
+        return TokenNode.after(previous, token_id, token_id in ends, log_probability, self.maps_BLHK[row])
 
     def logits_of(self, ids: Sequence[int | None]) -> list[float]:
         """The logit of one id in each row; of None, any."""
@@ -328,7 +374,7 @@ def decode_loop(
         steps: tokens at most, the end included.
         maps: what is kept of the attention.
     """
-    batch = DecodingBatch(captioner, encoder_output, maps)
+    batch, ends = DecodingBatch(captioner, encoder_output, maps), end_ids(captioner)
     captions: list[TokenNode | None] = [None] * len(encoder_output.grids)
     ids = [captioner.start] * len(encoder_output.grids)
     for step in range(1, steps + 1):
@@ -341,8 +387,8 @@ def decode_loop(
         for row, (picture, token_id) in enumerate(zip(batch.pictures, next_ids, strict=True)):
             if token_id is None:
                 continue
-            captions[picture] = following.append(row, captions[picture], (logits[row], token_id), captioner.end)
-            if token_id != captioner.end and step < steps:
+            captions[picture] = following.append(row, captions[picture], (logits[row], token_id), ends)
+            if token_id not in ends and step < steps:
                 rows.append(row)
                 ids.append(token_id)
         batch.keep(rows)
@@ -397,12 +443,16 @@ def _log_sum_exp(logits_BV: torch.Tensor) -> list[float]:
     return list((highest_B1[:, 0].double() + totals_B.log()).tolist())
 
 
-def step_limit(captioner: CaptionerModule, max_tokens: int | None) -> int:
+def step_limit(captioner: CaptionerModule, encoder_output: EncoderOutput, max_tokens: int | None) -> int:
     """Steps for captions of at most ``max_tokens`` tokens, the end included; None: as many as the captioner can.
+
+    A captioner whose pictures share its positions with its words says by ``answer_limit`` how many are left.
 
     Raises:
         ModelError: the captioner has not so many positions.
     """
+    if hasattr(captioner, "answer_limit"):
+        return int(captioner.answer_limit(encoder_output, max_tokens))
     most: int = captioner.max_length - 1
     if max_tokens is None:
         return most
@@ -440,7 +490,9 @@ def greedy(
         logits_BV = ban_repeated_ngrams(following.logits_BV, captions, no_repeat_ngram)
         return [best[0][1] if best else None for best in top_k_stable(logits_BV, 1)]
 
-    yield from decode_loop(captioner, encoder_output, choose, steps=step_limit(captioner, max_tokens), maps=maps)
+    yield from decode_loop(
+        captioner, encoder_output, choose, steps=step_limit(captioner, encoder_output, max_tokens), maps=maps
+    )
 
 
 def teacher_forced(
@@ -470,7 +522,7 @@ def teacher_forced(
             f"Expected {count_of(len(encoder_output.grids), 'caption')}, one a picture; got {len(captions)}."
         )
     has_end = [with_end] * len(captions) if isinstance(with_end, bool) else list(with_end)
-    if any(captioner.end in ids for ids in captions):
+    if any(end_ids(captioner).intersection(ids) for ids in captions):
         raise ValueError("The end is not among the tokens of a caption to follow.")
     targets = [[*ids, *([captioner.end] if end else [])] for ids, end in zip(captions, has_end, strict=True)]
     if not all(targets):

@@ -10,7 +10,7 @@ from typing import Any
 
 from vitrine.attribution.grounding import ClusteredMean, GroundedCaption, Grounding, alignment_drop, grounding
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import DecodedCaption, DecodeStep, final_captions, greedy, teacher_forced
+from vitrine.caption.decoding import DecodedCaption, DecodeStep, MapChoice, final_captions, greedy, teacher_forced
 from vitrine.caption.figures.grounding import grounding_text, mean_text, save_grounding_figure
 from vitrine.caption.inference import (
     CaptionedPicture,
@@ -20,12 +20,14 @@ from vitrine.caption.inference import (
     predicted_caption,
     score_captions,
 )
+from vitrine.caption.layer_grounding import FILE, LayerCaptions, LayerGrounding
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.word_maps import caption_words
 from vitrine.classify.evaluate import EvaluationResult, choose_split, split_settings
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.regions import NamedRegions, find_named_words, open_regions
 from vitrine.data.samples import Sample
+from vitrine.errors import DataError
 from vitrine.io.files import write_atomically
 from vitrine.io.output_lock import writes_folder
 from vitrine.metrics.caption_text import CONSTANT_CAPTION_RULE
@@ -188,6 +190,7 @@ class CaptionerEvaluation(EvaluationResult):
         next_word_drop: by how much the pointing hit of nouns of human captions falls when each gets the map of the next
             word, which shows that maps and words are in step; None where it was not measured.
         captions: of the readable pictures.
+        layer_grounding: the grounding of human captions by every decoder layer; None where it was not asked for.
     """
 
     precision: str
@@ -199,6 +202,7 @@ class CaptionerEvaluation(EvaluationResult):
     human_grounding: Grounding | None
     next_word_drop: ClusteredMean | None
     captions: tuple[PredictedCaption, ...]
+    layer_grounding: LayerGrounding | None = None
 
     @property
     def groundings(self) -> dict[str, Grounding]:
@@ -245,6 +249,9 @@ class CaptionerEvaluation(EvaluationResult):
                 lines += ["", f"With the map of the next word, human captions' nouns hit less by {drop}."]
         else:
             lines.append("Grounding was not measured: these data do not say where things are.")
+        if self.layer_grounding is not None:
+            lines += ["", "Which layer looks at what human captions name?", self.layer_grounding.table().text()]
+            lines.append(self.layer_grounding.sentence)
         lines += [*self.leakage_lines(), "", ONE_TRAINING]
         return "\n".join(lines + unreadable_lines(self.unreadable))
 
@@ -263,6 +270,7 @@ def evaluate_captioner(
     seed: int | None = None,
     architecture: str | None = None,
     vocabulary: Path | None = None,
+    by_layer: bool = False,
     progress: Progress = no_progress,
 ) -> CaptionerEvaluation:
     """Evaluate a captioner on one split of captioned pictures.
@@ -270,7 +278,7 @@ def evaluate_captioner(
     Args:
         model: a captioner's reference (see ``vitrine.caption.model.open_captioner``).
         data: a reference to captioned pictures (see ``vitrine.data.captions.datasets.open_captions``).
-        out: where metrics.json, captions.csv and grounding.png go; None writes nothing.
+        out: where metrics.json, captions.csv, grounding.png and layers.json go; None writes nothing.
         split: which split; by default test, else validation, else train.
         beams: of beam search; 1 is greedy.
         java: METEOR and SPICE too, which need Java.
@@ -279,6 +287,7 @@ def evaluate_captioner(
         seed: of the split made where the data have none; by default a run's own, else 0.
         architecture: ``catr`` where ``model`` is a weights file.
         vocabulary: of that file.
+        by_layer: score the maps of every decoder layer on human captions, and say which points best.
         progress: called with pictures done, of how many.
 
     Raises:
@@ -289,7 +298,12 @@ def evaluate_captioner(
     dataset = open_captions(data, seed=settings.seed, val_fraction=settings.val_fraction)
     name = choose_split(dataset, split)
     samples = tuple(dataset.splits[name])
-    collector = _CaptionCollector(captioner, samples, open_regions(data, samples), batch_size, progress)
+    collector = _CaptionCollector(captioner, samples, open_regions(data, samples), batch_size, progress, by_layer)
+    if by_layer and collector.regions is None:
+        raise DataError(
+            f"{data} does not say where things are, so that no layer can be scored.\n"
+            "Give scenes, or pictures in COCO's layout with instances_*.json."
+        )
     collector.run(beams)
     copies = None if name == "train" else copies_of_run(captioner.folder, samples, progress)
     human_captions = {sample.name: tuple(sample.captions) for sample in samples}
@@ -307,6 +321,7 @@ def evaluate_captioner(
         human_grounding=collector.grounding("human"),
         next_word_drop=alignment_drop(collector.grounded_captions["human"]),
         captions=tuple(collector.captions),
+        layer_grounding=collector.layer_captions.scores(),
         unreadable=tuple(collector.unreadable),
         weights_sha256=captioner.weights.sha256,
         notes=(*captioner.notes, *dataset.notes),
@@ -327,6 +342,8 @@ class _CaptionCollector:
     regions: NamedRegions | None
     batch_size: int
     progress: Progress
+    by_layer: bool = False
+    layer_captions: LayerCaptions = field(default_factory=LayerCaptions)
     captions: list[PredictedCaption] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     grounded_captions: dict[str, list[GroundedCaption]] = field(default_factory=lambda: {"predicted": [], "human": []})
@@ -347,7 +364,8 @@ class _CaptionCollector:
 
         def decode(module: Any, encoder_output: EncoderOutput, samples: Sequence[Sample]) -> Iterator[DecodeStep]:
             names = [sample.name for sample in samples]
-            captions = final_captions(teacher_forced(module, encoder_output, [first_ids[name] for name in names]))
+            ids, maps = [first_ids[name] for name in names], MapChoice("all" if self.by_layer else -1)
+            captions = final_captions(teacher_forced(module, encoder_output, ids, maps=maps))
             human.update(zip(names, captions, strict=True))
             return greedy(module, encoder_output) if beams == 1 else beam_search(module, encoder_output, beams)
 
@@ -382,17 +400,26 @@ class _CaptionCollector:
         regions = self.regions.of(picture.sample.name) if self.regions is not None else None
         if regions is None or not picture.caption.ids:
             return
-        words = caption_words(picture.caption, self.captioner.vocabulary)
+        layers = picture.caption.maps_TLHK.shape[1]
+        words = caption_words(picture.caption, self.captioner.vocabulary, maps=MapChoice(-1))
         nouns = find_named_words([word.text for word in words], regions)
         masks = [(each.index, regions.mask(each.regions, picture.photo.size)) for each in nouns if each.regions]
         absent = sum(not each.regions for each in nouns)
         maps = [word.map_RC for word in words]
         caption = GroundedCaption(picture.sample.name, maps, picture.placement, masks, absent)
         self.grounded_captions[source].append(caption)
+        if self.by_layer and source == "human":
+            words_L = [
+                caption_words(picture.caption, self.captioner.vocabulary, maps=MapChoice(layer))
+                for layer in range(layers)
+            ]
+            self.layer_captions.append([replace(caption, maps=[word.map_RC for word in words]) for words in words_L])
 
 
 def _write(out: Path, result: CaptionerEvaluation) -> None:
     metadata = result.write_metrics(out)
     write_atomically(out / "captions.csv", captions_csv(result.captions))
+    if result.layer_grounding is not None:
+        write_atomically(out / FILE, result.layer_grounding.to_json())
     if result.groundings:
         save_grounding_figure(result.groundings, out / "grounding.png", metadata)

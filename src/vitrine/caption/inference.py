@@ -77,21 +77,22 @@ def caption_batches(
     module, transform, device = captioner.module, captioner.transform, captioner.device
     precision = "fp32" if has_bf16_image_encoder(module) else captioner.precision
     for first in range(0, len(samples), batch_size):
-        readable: list[tuple[Sample, Image.Image]] = []
+        readable: list[tuple[Sample, Image.Image, Any]] = []
         unreadable: list[Unreadable] = []
         for sample in samples[first : first + batch_size]:
             try:
-                readable.append((sample, sample.picture.decode()))
+                photo = sample.picture.decode()
+                readable.append((sample, photo, transform(photo)))
             except PictureError as error:
                 unreadable.append((sample.name, str(error)))
         captions: Sequence[DecodedCaption] = ()
         if readable:
             with torch.inference_mode(), autocast(device, precision):
-                encoder_output = module.encode([transform(photo).to(device) for _, photo in readable])
-                captions = final_captions(decode(module, encoder_output, [sample for sample, _ in readable]))
+                encoder_output = module.encode([pixels.to(device) for _, _, pixels in readable])
+                captions = final_captions(decode(module, encoder_output, [sample for sample, _, _ in readable]))
         pictures = (
             CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid))
-            for (sample, photo), caption in zip(readable, captions, strict=True)
+            for (sample, photo, _), caption in zip(readable, captions, strict=True)
         )
         yield BatchCaptions(tuple(pictures), tuple(unreadable))
         progress(min(first + batch_size, len(samples)), len(samples))

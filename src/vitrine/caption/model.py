@@ -11,7 +11,7 @@ import torch
 from vitrine.caption.tokenizer import Vocabulary, read_vocabulary
 from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTransform, ProcessorTransform
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, UsageError
 from vitrine.models.captioner.build import LoadedCaptioner
 from vitrine.models.captioner.catr import RELEASES, fetch_release, load_catr
 from vitrine.models.captioner.checkpoint import load_captioner_checkpoint
@@ -22,6 +22,8 @@ from vitrine.models.hub import fetch
 from vitrine.models.kind import captioner_kind, is_hub_reference
 from vitrine.models.precision import default_device
 from vitrine.models.reference import WeightsFile
+from vitrine.models.vlm.load import open_vision_language_model
+from vitrine.models.vlm.prompt import PromptTransform
 from vitrine.results import Progress, count_of, no_progress
 from vitrine.runs.environment import weights_notes
 
@@ -46,7 +48,7 @@ class Captioner:
 
     module: Any
     vocabulary: Vocabulary
-    transform: CaptionTransform | ProcessorTransform
+    transform: CaptionTransform | ProcessorTransform | PromptTransform
     weights: WeightsFile
     device: torch.device
     precision: str
@@ -58,6 +60,30 @@ class Captioner:
     def attention(self) -> str:
         """The kind of attention that its word maps show."""
         return str(getattr(self.module, "attention", "cross-attention"))
+
+    @property
+    def question(self) -> str | None:
+        """What a vision-language model is asked of every picture; None of captioners that are asked nothing."""
+        return self.transform.question if isinstance(self.transform, PromptTransform) else None
+
+    def with_prompt(self, prompt: str | None, relative: bool = False) -> Captioner:
+        """The captioner with something to be asked of every picture; None leaves it as it is.
+
+        Args:
+            prompt: the question.
+            relative: whether a neutral prompt is read on every picture as well.
+
+        Raises:
+            UsageError: the captioner takes no prompt, or the prompt is empty or holds the sign of a picture.
+        """
+        if prompt is None and not relative:
+            return self
+        if not isinstance(self.transform, PromptTransform):
+            raise UsageError(
+                "This captioner takes no prompt: it says what is on a picture and answers no questions.\n"
+                "Leave --prompt and --relative out, or give a vision-language model."
+            )
+        return replace(self, transform=replace(self.transform, prompt=prompt, is_relative=relative))
 
 
 def open_captioner(
@@ -71,8 +97,8 @@ def open_captioner(
 
     Args:
         reference: an open captioner, which is taken as it is; a run folder; ``catr/v1``, ``catr/v2`` or ``catr/v3``; a
-            folder or ``hf-hub:owner/name`` of a BLIP, GIT or VisionEncoderDecoder model; with ``architecture``, a
-            weights file.
+            folder or ``hf-hub:owner/name`` of a BLIP, GIT, VisionEncoderDecoder or vision-language model; with
+            ``architecture``, a weights file.
         architecture: ``catr`` where the reference is a file.
         vocabulary: the published captioner's vocab.txt or tokenizer.json; None looks beside the weights, then in the
             cache folder and on the hub.
@@ -88,6 +114,8 @@ def open_captioner(
     if isinstance(reference, Captioner):
         return reference if precision in ("auto", reference.precision) else replace(reference, precision=precision)
     precision = "fp32" if precision == "auto" else precision
+    if architecture is None and captioner_kind(reference) == "vision-language":
+        return _open_vision_language_model(reference, vocabulary, precision)
     # A repository of the hub that is no captioner is refused by name when its files are located.
     if architecture is None and (is_hub_reference(reference) or captioner_kind(reference) == "transformers"):
         return _open_transformers(reference, vocabulary, precision)
@@ -122,7 +150,13 @@ def load_captioner(
     """
     if architecture not in (None, "catr"):
         raise ModelError(f"There is no captioner --arch {architecture}: expected catr.")
-    if architecture is None and captioner_kind(reference) == "run":
+    kind = captioner_kind(reference, architecture)
+    if kind in ("transformers", "vision-language"):
+        raise ModelError(
+            f"{reference} is a model of transformers, which vitrine runs and does not train.\n"
+            "Give a captioner that vitrine trained, catr/v3, or an image model for a new captioner."
+        )
+    if kind == "run":
         return _load_run(Path(reference).expanduser(), vocabulary)
     path = _weights_path(reference, architecture, progress)
     # Each picture's features are computed at its own size and padded afterwards: a batch says what one picture does.
@@ -145,6 +179,18 @@ def _open_transformers(reference: str, vocabulary: Path | None, precision: str) 
     notes = (*weights_notes(model.weights), f"Word pieces: {path}.")
     module = model.module.to(device)
     return Captioner(module, words, transform, model.weights, device, precision, notes, reference=reference)
+
+
+def _open_vision_language_model(reference: str, vocabulary: Path | None, precision: str) -> Captioner:
+    if vocabulary is not None:
+        raise UsageError(f"{reference} has word pieces of its own: leave --vocab {vocabulary} out.")
+    model = open_vision_language_model(reference, torch.bfloat16 if precision == "bf16" else torch.float32)
+    words = Vocabulary(model.tokenizer, start=model.end, end=model.end, pad=model.end)
+    model.module.vocabulary = words
+    device = default_device()
+    notes = weights_notes(model.weights)
+    module = model.module.to(device)
+    return Captioner(module, words, model.transform, model.weights, device, precision, notes, reference=reference)
 
 
 def _load_run(folder: Path, vocabulary: Path | None) -> LoadedCaptioner:

@@ -125,7 +125,8 @@ class Caption:
             ValueError: another ending.
         """
         path = Path(path)
-        origin = self._provenance.of(self._sample, self._path, str(path.parent))
+        out = path if self._provenance.verb == "ask" else path.parent
+        origin = self._provenance.of(self._sample, self._path, str(out))
         save_caption_figure(self._word_maps.picture, self._word_maps.scale, path, origin.to_metadata())
         return path
 
@@ -173,6 +174,7 @@ def caption_in_memory(
     if limit is not None:
         samples = random_subset(tuple(samples), limit, settings.seed)
     captioner = open_captioner(model, architecture, vocabulary, download, settings.precision)
+    captioner = captioner.with_prompt(settings.prompt, settings.relative)
     flags = captioner_flags(architecture, vocabulary)
     provenance = CaptionProvenance(captioner.reference, captioner, settings, flags)
     captions: list[Caption] = []

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from vitrine.caption.attention_sinks import find_sinks, mask_sinks
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import DecodeStep, MapChoice, greedy
+from vitrine.caption.decoding import DecodeStep, MapChoice, describe_layers, greedy
 from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_caption_figure
 from vitrine.caption.inference import CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
@@ -75,11 +77,14 @@ class CaptionSettings:
         temperature, top_k, top_p: of sampling.
         seed: of sampling, and of the choice of pictures.
         max_pieces: a caption is cut after so many; None: as many as the captioner can.
-        layer: of the decoder, from 0 or from the end with -1.
+        layer: of the decoder, from 0 or from the end with -1; (first, last) or "mean" for the mean of several.
         heads: mean, max, or a head's number from 0.
         join: how the maps of a word's tokens become one: mean, first or max.
         precision: "fp32" or "bf16".
         kind: "png" or "svg".
+        prompt: what a vision-language model is asked; None asks for a caption, as the model does.
+        relative: maps are divided by that of a neutral prompt on the same picture (Zhang et al. 2025).
+        without_sinks: places that draw attention whatever the word is are left out of a vision-language model's maps.
     """
 
     beams: int = 1
@@ -91,11 +96,14 @@ class CaptionSettings:
     top_p: float = 1.0
     seed: int = 0
     max_pieces: int | None = None
-    layer: int = -1
+    layer: int | tuple[int, int] | Literal["mean"] = -1
     heads: Any = "mean"
     join: Join = "mean"
     precision: str = "fp32"
     kind: str = "png"
+    prompt: str | None = None
+    relative: bool = False
+    without_sinks: bool = False
 
     def decode(
         self, captioner: Any, encoder_output: EncoderOutput, _samples: Sequence[Sample] = ()
@@ -105,6 +113,13 @@ class CaptionSettings:
         It is what :func:`vitrine.caption.inference.caption_batches` takes as ``decode``.
         """
         maps = MapChoice(self.layer, self.heads)
+        steps = self._steps(captioner, encoder_output, maps)
+        if not self.relative:
+            return steps
+        baselines = tuple(maps.of(captioner.neutral_attention(encoder_output)).numpy())
+        return (replace(step, baselines_PLHK=baselines) for step in steps)
+
+    def _steps(self, captioner: Any, encoder_output: EncoderOutput, maps: MapChoice) -> Iterator[DecodeStep]:
         common: dict[str, Any] = {"max_tokens": self.max_pieces, "maps": maps, "no_repeat_ngram": self.no_repeat_ngram}
         if self.sampled:
             return sample(
@@ -126,6 +141,7 @@ class CaptionSettings:
         """The options of ``vitrine caption`` that differ from what it does without any."""
         default = CaptionSettings()
         fields = {
+            "--prompt": "prompt",
             "--beams": "beams",
             "--length-normalisation": "length_normalisation",
             "--no-repeat": "no_repeat_ngram",
@@ -140,10 +156,12 @@ class CaptionSettings:
             "--precision": "precision",
             "--format": "kind",
         }
-        flags = ["--sample"] if self.sampled else []
+        flags = [*(["--sample"] if self.sampled else []), *(["--relative"] if self.relative else [])]
+        flags += ["--mask-sinks"] if self.without_sinks else []
         for option, name in fields.items():
             if getattr(self, name) != getattr(default, name):
-                flags += [option, str(getattr(self, name))]
+                value = getattr(self, name)
+                flags += [option, "-".join(map(str, value)) if isinstance(value, tuple) else str(value)]
         return flags
 
 
@@ -179,12 +197,17 @@ class CaptionRecord:
                     "text": word.text,
                     "probability": round(word.probability, 6),
                     "pieces": list(word.tokens),
-                    "map": [[float(f"{value:.5g}") for value in row] for row in word.map_RC.tolist()],
+                    "map": [[_json_number(value) for value in row] for row in word.map_RC.tolist()],
                     "check": check.to_dict(),
                 }
                 for word, check in zip(self.words, self.checks, strict=True)
             ],
         }
+
+
+def _json_number(value: float) -> float | None:
+    """With five digits; None for NaN, which JSON does not have: a place that was left out."""
+    return None if math.isnan(value) else float(f"{value:.5g}")
 
 
 class PictureCaption(Protocol):
@@ -279,9 +302,13 @@ def prepare_word_maps(picture: CaptionedPicture, captioner: Captioner, settings:
     """Join a caption's tokens to words, check the words' maps, and describe them for the figure."""
     caption = picture.caption
     words = caption_words(caption, captioner.vocabulary, settings.join)
-    checks = check_words(words)
+    sinks = find_sinks(words) if captioner.question is not None else None
+    if sinks is not None and settings.without_sinks:
+        words = mask_sinks(words, sinks)
+    checks = check_words([replace(word, map_RC=np.nan_to_num(word.map_RC)) for word in words])
     heads = f"head {settings.heads}" if isinstance(settings.heads, int) else f"{settings.heads} of heads"
-    layer = "last decoder layer" if settings.layer == -1 else f"decoder layer {settings.layer}"
+    layers = describe_layers(settings.layer)
+    relative = ", relative to a neutral prompt" if settings.relative else ""
     figure_picture = CaptionPicture(
         photo_HWC=np.asarray(picture.photo),
         placement=picture.placement,
@@ -292,11 +319,17 @@ def prepare_word_maps(picture: CaptionedPicture, captioner: Captioner, settings:
         ),
         name=picture.sample.name,
         log_probability=caption.log_probability,
-        method=f"{captioner.attention} of the query that predicted each word, {layer}, {heads}",
-        notes=() if caption.has_end else ("The caption was cut for its length.",),
+        method=f"{captioner.attention} of the query that predicted each word, {layers}, {heads}{relative}",
+        notes=_figure_notes(picture, captioner, sinks.sentence(settings.without_sinks) if sinks else ""),
     )
     scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
     return WordMaps(words, checks, figure_picture, scale)
+
+
+def _figure_notes(picture: CaptionedPicture, captioner: Captioner, of_sinks: str) -> tuple[str, ...]:
+    question = "" if captioner.question is None else f"Asked: {captioner.question}"
+    cut = "" if picture.caption.has_end else "The caption was cut for its length."
+    return tuple(filter(None, (question, cut, of_sinks)))
 
 
 @dataclass(frozen=True)
@@ -308,12 +341,14 @@ class CaptionProvenance:
         captioner: the model.
         settings: of the decoding.
         flags: options of the command beside those of the settings.
+        verb: "caption", or "ask", which takes the prompt as an argument and writes one file.
     """
 
     model: str
     captioner: Captioner
     settings: CaptionSettings
     flags: Sequence[str] = ()
+    verb: Literal["caption", "ask"] = "caption"
 
     def call(self, pictures: tuple[str, ...] | None) -> FigureCall:
         """What the figures of a folder have to agree in; ``pictures`` as :class:`FigureCall` has them."""
@@ -325,10 +360,12 @@ class CaptionProvenance:
         Args:
             sample: the picture.
             path: the picture's, as the command takes it; None of one in memory.
-            out: the folder of the figure.
+            out: the folder of the figure; of ``ask``, the figure.
         """
         settings = self.settings
-        command = ["vitrine", "caption", self.model, str(path), "-o", out, *self.flags, *settings.flags()]
+        question = [settings.prompt or ""] if self.verb == "ask" else []
+        flags = replace(settings, prompt=None, kind="png").flags() if question else settings.flags()
+        command = ["vitrine", self.verb, self.model, str(path), *question, "-o", out, *self.flags, *flags]
         return Provenance(
             figure="caption",
             model=self.model,
@@ -336,7 +373,7 @@ class CaptionProvenance:
             picture=str(path or sample.name),
             picture_sha256=None if path is None else hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
             method=self.captioner.attention,
-            layer=str(settings.layer),
+            layer=describe_layers(settings.layer) if isinstance(settings.layer, tuple) else str(settings.layer),
             heads=str(settings.heads),
             precision=settings.precision,
             command=None if path is None else shlex.join(command),
@@ -381,6 +418,7 @@ def caption_pictures(
     pictures = images if isinstance(images, PictureInput) else picture_input(images)
     samples = random_subset(tuple(pictures.samples), limit, settings.seed)
     captioner = open_captioner(model, architecture, vocabulary, download, settings.precision)
+    captioner = captioner.with_prompt(settings.prompt, settings.relative)
     figures = figure_names([sample.name for sample in samples], settings.kind)
     remove_unfinished(*{(out / figure).parent for figure in figures.values()})
     provenance = CaptionProvenance(captioner.reference, captioner, settings, captioner_flags(architecture, vocabulary))

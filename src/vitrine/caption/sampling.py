@@ -22,6 +22,7 @@ from vitrine.caption.decoding import (
     TokenNode,
     ban_repeated_ngrams,
     decode_loop,
+    end_ids,
     step_limit,
     top_k_stable,
 )
@@ -75,7 +76,9 @@ def sample(
         uniform_B = [generators[picture].random() for picture in rows]
         return list(_draw(logits_BV / temperature, uniform_B, top_k, top_p))
 
-    yield from decode_loop(captioner, encoder_output, choose, steps=step_limit(captioner, max_tokens), maps=maps)
+    yield from decode_loop(
+        captioner, encoder_output, choose, steps=step_limit(captioner, encoder_output, max_tokens), maps=maps
+    )
 
 
 def _draw(logits_BV: torch.Tensor, uniform_B: Sequence[float], top_k: int, top_p: float) -> list[int | None]:
@@ -145,8 +148,8 @@ def continue_prefix(
         ModelError: the prefix holds an id that is no token of a word, leaves no room for another token, or the reasons
             of :func:`vitrine.caption.decoding.greedy`.
     """
-    steps = step_limit(captioner, max_tokens)
-    size, special = captioner.vocabulary.size, (captioner.start, captioner.end, captioner.pad)
+    steps = step_limit(captioner, encoder_output, max_tokens)
+    size, special = captioner.vocabulary.size, end_ids(captioner) | {captioner.start, captioner.pad}
     for token_id in prefix:
         if not 0 <= token_id < size or token_id in special:
             raise ModelError(f"A caption cannot be continued from piece {token_id}: it is no piece of a word.")

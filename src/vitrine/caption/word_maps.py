@@ -29,6 +29,10 @@ _WORD_SIGNS = "&@"
 # Word pieces do not say whether there were spaces round both; in captions, they stand inside words: "t-shirt", "dog's".
 _HYPHENS = "-‐‑"
 _APOSTROPHES = "'’"
+
+# How byte-level and SentencePiece vocabularies spell the end of a line, which long answers have.
+_LINE_ENDS = ("Ċ", "č", "\n", "\r")
+_LINE_END_BYTE = "<0x0A>"
 _AFTER_APOSTROPHE = ("s", "t", "d", "m", "ll", "re", "ve")
 
 
@@ -57,6 +61,7 @@ def caption_words(
     - A piece that continues the one before it (``##ing``) belongs to its word.
     - Punctuation belongs to the word before it; opening brackets and quotation marks, and whatever stands at the very
       beginning, to the word after it.
+    - The end of a line ends a word.
     - What follows a hyphen belongs to its word ("t-shirt"); so does an English ending after an apostrophe ("dog's").
     - A word's map is made of the maps of its pieces that are not punctuation: a full stop is predicted from somewhere
       else than the noun that it is written to. Only a word of nothing but punctuation has the maps of that.
@@ -108,15 +113,16 @@ def group_tokens(ids: Sequence[int], vocabulary: Vocabulary) -> list[list[int]]:
     texts = [_without_marks(piece) for piece in pieces]
     for place, number in enumerate(ids):
         before = texts[place - 1] if place else ""
+        is_on_new_line = place > 0 and _ends_line(pieces[place - 1]) and bool(texts[place])
         joins = (
             vocabulary.is_continuation(number)
             or (_is_sign(pieces[place]) and not _opens(texts[place]))
             or _opens(before)
             or _is_sign_of(before, _HYPHENS)
             or (_is_sign_of(before, _APOSTROPHES) and texts[place].lower() in _AFTER_APOSTROPHE)
-            or (len(words) == 1 and all(_is_sign(pieces[at]) for at in words[0]))
         )
-        if words and joins:
+        follows_signs = len(words) == 1 and all(_is_sign(pieces[at]) for at in words[0])
+        if words and (follows_signs or (joins and not is_on_new_line)):
             words[-1].append(place)
         else:
             words.append([place])
@@ -124,14 +130,22 @@ def group_tokens(ids: Sequence[int], vocabulary: Vocabulary) -> list[list[int]]:
 
 
 def _without_marks(piece: str) -> str:
-    """A piece without the marks of WordPiece, byte-level BPE and SentencePiece."""
-    return piece[2:] if piece.startswith("##") and len(piece) > 2 else piece.lstrip("Ġ▁")
+    """A piece without the marks of WordPiece, byte-level BPE and SentencePiece, and without ends of lines."""
+    if piece == _LINE_END_BYTE:
+        return ""
+    return piece[2:] if piece.startswith("##") and len(piece) > 2 else piece.lstrip("Ġ▁").rstrip("".join(_LINE_ENDS))
+
+
+def _ends_line(piece: str) -> bool:
+    return piece.endswith(_LINE_ENDS) or piece == _LINE_END_BYTE
 
 
 def _is_sign(piece: str) -> bool:
-    """Whether a piece is punctuation and nothing else; special pieces such as ``[UNK]`` have letters."""
+    """Whether a piece is punctuation or the end of a line; special pieces such as ``[UNK]`` have letters."""
     text = _without_marks(piece)
-    return bool(text) and all(unicodedata.category(sign)[0] == "P" and sign not in _WORD_SIGNS for sign in text)
+    return (bool(text) or _ends_line(piece)) and all(
+        unicodedata.category(sign)[0] == "P" and sign not in _WORD_SIGNS for sign in text
+    )
 
 
 def _opens(text: str) -> bool:

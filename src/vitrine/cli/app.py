@@ -10,7 +10,7 @@ import typer
 
 from vitrine.cli import DEBUG, show
 from vitrine.cli.cache import CacheOption, OfflineOption, Verbs, cache
-from vitrine.cli.caption import caption
+from vitrine.cli.caption import ask, caption
 from vitrine.cli.compare import compare, sweep, verify
 from vitrine.cli.explain import explain, inspect, positions
 from vitrine.cli.export import export, shards
@@ -178,7 +178,7 @@ def evaluate(
             "--out",
             metavar="DIR",
             help="Write metrics.json, predictions.csv, confusion.csv, confusion.png (of a multi-label model "
-            "labels.csv, labels.png); of a captioner metrics.json, captions.csv, grounding.png.",
+            "labels.csv, labels.png); of a captioner metrics.json, captions.csv, grounding.png, layers.json.",
         ),
     ] = None,
     split: Annotated[
@@ -219,6 +219,14 @@ def evaluate(
     java: Annotated[
         bool, typer.Option("--java", help="Of a captioner: METEOR and SPICE too, which need Java.")
     ] = False,
+    grounding: Annotated[
+        bool,
+        typer.Option(
+            "--grounding",
+            help="Of a captioner or vision-language model: score the maps of every layer on human captions, and write "
+            "layers.json, which vitrine caption --layer reads.",
+        ),
+    ] = False,
     vocab: VocabOption = None,
     arch: ArchOption = None,
     encoding: EncodingOption = None,
@@ -252,6 +260,7 @@ def evaluate(
         arch=arch,
         encoding=encoding,
         names=names,
+        grounding=grounding,
     )
     show.result(result, result.table, as_json)
     if result.missed_expectation:
@@ -263,6 +272,7 @@ app.command()(explain)
 app.command()(positions)
 app.command()(features)
 app.command()(caption)
+app.command()(ask)
 app.command()(inspect)
 app.command()(sweep)
 app.command()(compare)

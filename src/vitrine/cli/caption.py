@@ -25,6 +25,31 @@ from vitrine.cli.options import (
 )
 from vitrine.results import count_of
 
+LayerOption = Annotated[
+    str,
+    typer.Option(
+        metavar="N|M-N|mean|FILE",
+        help="Of the decoder, from 0 or from the end with -1; 8-20 is the mean of those layers, mean that of "
+        "all; a layers.json that evaluate --grounding wrote has the one that points best.",
+    ),
+]
+RelativeOption = Annotated[
+    bool,
+    typer.Option(
+        "--relative",
+        help="Of a vision-language model: divide maps by that of a neutral prompt on the same picture.",
+    ),
+]
+SinksOption = Annotated[
+    bool,
+    typer.Option(
+        "--mask-sinks",
+        help="Of a vision-language model: leave places that draw attention whatever the word is out of the maps.",
+    ),
+]
+HeadsOption = Annotated[str, typer.Option(help="mean, max, or a head's number from 0; -1 is the last.")]
+JoinOption = Annotated[str, typer.Option(metavar="mean|first|max", help="How the maps of a word's pieces become one.")]
+
 
 def caption(
     context: typer.Context,
@@ -33,14 +58,21 @@ def caption(
         typer.Argument(
             metavar="MODEL",
             help="The folder of a run that trained a captioner; catr/v1, catr/v2 or catr/v3, or a file of its weights "
-            "with --arch catr; a BLIP, GIT or vision-encoder-decoder model of transformers: its folder or "
-            "hf-hub:owner/name.",
+            "with --arch catr; a BLIP, GIT, vision-encoder-decoder or vision-language model of transformers: its "
+            "folder or hf-hub:owner/name.",
         ),
     ],
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of pictures, or one picture.")],
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="DIR", help="Where the figures and captions.csv are written.")
     ],
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What a vision-language model is asked of every picture; default: for a caption, in its own words.",
+        ),
+    ] = None,
     arch: Annotated[
         str | None,
         typer.Option("--arch", metavar="NAME", help="catr, where MODEL is a weights file."),
@@ -58,13 +90,17 @@ def caption(
     seed: Annotated[int, typer.Option(min=0, help="Of --sample and --limit.")] = 0,
     max_pieces: Annotated[
         int | None,
-        typer.Option(min=1, help="Cut a caption after so many word pieces; default: as many as the captioner can."),
+        typer.Option(
+            min=1,
+            help="Cut a caption after so many word pieces; default: as many as the captioner can, and 256 of a "
+            "vision-language model.",
+        ),
     ] = None,
-    layer: Annotated[int, typer.Option(help="Of the decoder, from 0 or from the end with -1.")] = -1,
-    heads: Annotated[str, typer.Option(help="mean, max, or a head's number from 0; -1 is the last.")] = "mean",
-    join: Annotated[
-        str, typer.Option(metavar="mean|first|max", help="How the maps of a word's pieces become one.")
-    ] = "mean",
+    layer: LayerOption = "-1",
+    relative: RelativeOption = False,
+    mask_sinks: SinksOption = False,
+    heads: HeadsOption = "mean",
+    join: JoinOption = "mean",
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Pictures at most, drawn with --seed; default: all."),
@@ -76,7 +112,7 @@ def caption(
         typer.Option(
             metavar="fp32|bf16",
             help="bf16 computes the image side in bf16, words in fp32 (captioners of transformers: products of both in "
-            "bf16); words may change.",
+            "bf16; vision-language models: all of it in bf16); words may change.",
         ),
     ] = "fp32",
     replace: ReplaceOption = False,
@@ -110,6 +146,9 @@ def caption(
             seed=seed,
             max_pieces=max_pieces,
             layer=layer,
+            relative=relative,
+            mask_sinks=mask_sinks,
+            prompt=prompt,
             heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,
             join=join,
             limit=limit,
@@ -145,3 +184,53 @@ def _refuse_ignored(explicit: Mapping[str, str], sample: bool, beams: int, limit
         refuse_explicit(explicit, ("length_normalisation",), "with --beams of 2 or more")
     if not sample and limit is None:
         refuse_explicit(explicit, ("seed",), "with --sample or --limit")
+
+
+def ask(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A vision-language model of transformers: its folder or hf-hub:owner/name."
+        ),
+    ],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="One picture.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What it is asked, in plain words.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", help="The answer's figure to write: .png or .svg.")
+    ] = Path("answer.png"),
+    beams: Annotated[int, typer.Option(min=1, help="Of beam search; 1 is greedy.")] = 1,
+    max_pieces: Annotated[
+        int | None, typer.Option(min=1, help="Cut the answer after so many word pieces; default: 256.")
+    ] = None,
+    layer: LayerOption = "-1",
+    relative: RelativeOption = False,
+    mask_sinks: SinksOption = False,
+    heads: HeadsOption = "mean",
+    join: JoinOption = "mean",
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|bf16", help="bf16 computes all of it in bf16; words may change.")
+    ] = "fp32",
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a vision-language model about one picture; its answer's figure has an attention map for every word."""
+    from vitrine.api.caption import ask as run
+
+    answer = run(
+        model,
+        image,
+        question,
+        out,
+        beams=beams,
+        max_pieces=max_pieces,
+        layer=layer,
+        relative=relative,
+        mask_sinks=mask_sinks,
+        heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,
+        join=join,
+        precision=precision,
+    )
+    if as_json:
+        show.json(answer)
+        return
+    show.answer(answer.text)
+    show.say(f"A map for each of its {len(answer.words)} words: {out}.")

@@ -9,9 +9,11 @@ from vitrine.models.captioner.catr import RELEASES
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.hf_captioners.load import is_transformers_captioner
 from vitrine.models.hub import fetch
+from vitrine.models.vlm.load import is_vision_language_folder
 
-CaptionerKind = Literal["published", "run", "transformers"]
-"""The published CATR captioner, the folder of a run of ``vitrine train``, or a captioner of transformers."""
+CaptionerKind = Literal["published", "run", "transformers", "vision-language"]
+"""The published CATR captioner, the folder of a run of ``vitrine train``, a captioner of transformers, or a
+vision-language model of it."""
 
 
 def captioner_kind(reference: str, architecture: str | None = None) -> CaptionerKind | None:
@@ -27,7 +29,11 @@ def captioner_kind(reference: str, architecture: str | None = None) -> Captioner
         return "published"
     if is_captioner_folder(folder):
         return "run"
-    return "transformers" if is_transformers_captioner(folder) or _is_hub_captioner(reference) else None
+    if is_hub_reference(reference):
+        folder = _hub_folder(reference)
+    if is_transformers_captioner(folder):
+        return "transformers"
+    return "vision-language" if is_vision_language_folder(folder) else None
 
 
 def is_captioner(reference: str, architecture: str | None = None) -> bool:
@@ -40,9 +46,8 @@ def is_hub_reference(reference: str) -> bool:
     return reference.startswith(("hf-hub:", "hf_hub:"))
 
 
-def _is_hub_captioner(reference: str) -> bool:
-    if not is_hub_reference(reference):
-        return False
+def _hub_folder(reference: str) -> Path:
+    """The folder in the cache with a repository's config.json."""
     hub_id = reference.removeprefix("hf-hub:").removeprefix("hf_hub:")
     remedy = "with its other files, into one folder, and give that folder as the model."
-    return is_transformers_captioner(fetch(hub_id, ("config.json",), remedy).parent)
+    return fetch(hub_id, ("config.json",), remedy).parent

@@ -79,8 +79,8 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
 
     def prepare(self, photo: Image.Image) -> torch.Tensor:
         """A photograph as the captioner's input: float32 (C, H, W). May run in any thread."""
-        pixels_CHW: torch.Tensor = self.model.transform(photo)
-        return pixels_CHW
+        pixels_CHW: Any = self.model.transform(photo)  # a tensor: models that take a prompt are not served
+        return pixels_CHW  # type: ignore[no-any-return]
 
     def encode(self, sha256: str, size: tuple[int, int], input_CHW: torch.Tensor) -> CaptionerEncoding:
         """Run the image encoder once; see :meth:`vitrine.serve.model.ServedModel.encode`."""

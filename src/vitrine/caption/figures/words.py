@@ -44,6 +44,8 @@ from vitrine.results import percent, shown_number
 
 IN_A_ROW = 6
 """Most words in a row."""
+MANY, IN_A_ROW_OF_MANY = 60, 8
+"""Words above which a caption is long, as answers can be, and the most of its words in a row."""
 
 _NARROWEST = 0.95  # inches of a cell: a narrow picture still has a word above it
 _BROADEST, _TALLEST = 2.8, 2.3  # inches of a panel
@@ -175,7 +177,8 @@ def grey_swatch(figure: Figure, left: float, bottom: float) -> None:
 def _arrange_panels(count: int, aspect: float) -> tuple[int, tuple[float, float]]:
     """(columns, (width, height) of a panel): in few rows, unless more rows make the panels clearly larger."""
     best = 1, (0.0, 0.0)
-    for rows in range(max(1, ceil(count / IN_A_ROW)), count + 1):
+    most = IN_A_ROW if count <= MANY else IN_A_ROW_OF_MANY
+    for rows in range(max(1, ceil(count / most)), count + 1):
         columns = ceil(count / rows)
         across = (WIDTH - 2 * MARGIN + GAP) / columns - GAP
         width = min(across, _BROADEST if aspect < 2 else across, _TALLEST * aspect)
@@ -279,7 +282,8 @@ def save_caption_figure(picture: CaptionPicture, scale: Scale, path: Path, metad
 
 
 def caption_figure(picture: CaptionPicture, scale: Scale) -> Figure:
-    """The photograph with its caption, and below them a panel a word, at most six in a row, all on one scale.
+    """The photograph with its caption, and below them a panel a word, at most six in a row (eight of a long
+    caption), all on one scale.
 
     Words that did not look anywhere in particular are drawn in grey, in the caption too, and the figure says what that
     means.

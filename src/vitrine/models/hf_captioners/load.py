@@ -219,18 +219,29 @@ def load_transformers_model(library: Any, files: CaptionerFiles) -> Any:
             raise ModelError(
                 f"{files.weights.path} cannot be loaded into a {kind} model: {error_summary(error)}."
             ) from error
-    _require_fit(files, report, kind)
+    require_fit(files.weights.path, files.config_path, report, _CLASSES[kind])
     return model.eval()
 
 
-def _require_fit(files: CaptionerFiles, report: Any, kind: str) -> None:
+def require_fit(weights: Path, config: Path, report: Any, model_class: str) -> None:
+    """Refuse weights that are not all of a model's, and nothing else.
+
+    Args:
+        weights: their file.
+        config: the file that describes the model.
+        report: what the library says of loading them.
+        model_class: the library's name of the model.
+
+    Raises:
+        ModelError: weights are missing, unknown or of another shape; it names some.
+    """
     missing = [name for name in report["missing_keys"] if not _UNUSED.match(name)]
     shapes = [f"{name} ({_shape(one)} in place of {_shape(other)})" for name, one, other in report["mismatched_keys"]]
     faults = {"missing": missing, "unknown": list(report["unexpected_keys"]), "of another shape": shapes}
     differences = "; ".join(_list_names(fault, sorted(names)) for fault, names in faults.items() if names)
     if differences or report["error_msgs"]:
         raise ModelError(
-            f"{files.weights.path} does not fit {_CLASSES[kind]} as {files.config_path.name} describes it: "
+            f"{weights} does not fit {model_class} as {config.name} describes it: "
             f"{differences or error_summary(report['error_msgs'][0])}.\n"
             "Give the files that transformers saved together."
         )

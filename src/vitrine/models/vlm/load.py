@@ -1,0 +1,230 @@
+"""Opening a vision-language model of transformers from a folder or the hub: its files, weights and processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from vitrine.errors import ModelError, error_summary
+from vitrine.io.untrusted_files import read_json as read_json_file
+from vitrine.models.checkpoints.image_processor import read_json
+from vitrine.models.checkpoints.state_dict import open_weights
+from vitrine.models.checkpoints.weights_index import WEIGHTS_NAMES
+from vitrine.models.hf_captioners.base import quiet, transformers_library
+from vitrine.models.hf_captioners.load import require_fit
+from vitrine.models.hub import fetch, fetch_optional, fetch_weights
+from vitrine.models.reference import WeightsFile
+from vitrine.models.vlm.attention_rows import use_row_attention
+from vitrine.models.vlm.families import FAMILIES, Family, image_token_id
+from vitrine.models.vlm.model import VisionLanguageModel
+from vitrine.models.vlm.prompt import PromptTransform
+
+_HUB = "hf-hub:"
+_REMEDY = "with the repository's other files, into one folder, and give that folder as the model."
+_PROCESSOR = ("processor_config.json", "preprocessor_config.json")
+_OPTIONAL = (
+    *_PROCESSOR,
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "video_preprocessor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_EXPECTED = (
+    f"Expected the folder of a vision-language model as transformers saves it: config.json, {WEIGHTS_NAMES[0]}, "
+    f"tokenizer.json, {' or '.join(_PROCESSOR)}."
+)
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A vision-language model, opened.
+
+    Attributes:
+        module: on the CPU, in eval mode; its ``vocabulary`` is None until it is assigned.
+        transform: prepares a picture with a prompt.
+        tokenizer: its word pieces.
+        end: the piece that ends an answer; one of them, where there are several.
+        weights: the file its weights came from.
+    """
+
+    module: VisionLanguageModel
+    transform: PromptTransform
+    tokenizer: Tokenizer
+    end: str
+    weights: WeightsFile
+
+
+def is_vision_language_folder(folder: Path) -> bool:
+    """Whether a folder's config.json is that of a vision-language model, of a family that is known or not.
+
+    Of a type that is not known it is judged by what such files have: a ``vision_config``, and an architecture that ends
+    in ``ForConditionalGeneration``.
+    """
+    try:
+        config = read_json_file(folder / "config.json", dict[str, Any])
+    except (OSError, ValueError):
+        return False
+    names = config.get("architectures")
+    writes = isinstance(names, list) and any(str(name).endswith("ForConditionalGeneration") for name in names)
+    return config.get("model_type") in FAMILIES or ("vision_config" in config and writes)
+
+
+def open_vision_language_model(reference: str, dtype: torch.dtype = torch.float32) -> OpenedModel:
+    """Open a vision-language model that transformers saved. None of a repository's code is run.
+
+    Args:
+        reference: ``hf-hub:owner/name``, with ``@revision`` where wanted, or a folder.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: transformers is not installed; the model is of no family that is known; a file is missing, damaged,
+            or does not fit the others.
+        WeightsUnavailableError: a file of the hub is not here and cannot be fetched.
+    """
+    library = transformers_library()
+    folder, config = _config(reference)
+    family = _family(folder, config)
+    weights, folder = _files(reference, folder)
+    model = _load_model(library, family, config, folder, weights, dtype)
+    processor = _load_processor(library, family, folder)
+    tokenizer = _tokenizer(processor, folder)
+    ends = _end_ids(folder, model.config, tokenizer)
+    use_row_attention(library, model)
+    module = VisionLanguageModel(library, model, family, ends).eval()
+    transform = PromptTransform(processor, model.config, family)
+    return OpenedModel(module, transform, tokenizer, str(tokenizer.id_to_token(ends[0])), weights)
+
+
+def _config(reference: str) -> tuple[Path, dict[str, Any]]:
+    if reference.startswith(_HUB):
+        path = fetch(reference.removeprefix(_HUB), ("config.json",), _REMEDY)
+        return path.parent, read_json(path)
+    folder = Path(reference).expanduser()
+    return folder, read_json(folder / "config.json")
+
+
+def _family(folder: Path, config: Mapping[str, Any]) -> Family:
+    """The description of a model's family; an unknown one is refused with what its config.json says of it."""
+    kind = config.get("model_type")
+    if kind in FAMILIES:
+        return FAMILIES[str(kind)]
+    vision, text = (config.get(part) or {} for part in ("vision_config", "text_config"))
+    sign = config.get("image_token_id", config.get("image_token_index"))
+    facts = [
+        f"vision encoder {vision.get('model_type') or 'not named'}",
+        f"patches of {vision['patch_size']} pixels" if "patch_size" in vision else "",
+        f"language model {text.get('model_type') or 'not named'}",
+        "no image token" if sign is None else f"image token {sign}",
+    ]
+    raise ModelError(
+        f"{folder / 'config.json'} is of a model of the type {kind!r}, and what its image tokens see is not known here "
+        f"({', '.join(filter(None, facts))}).\nExpected one of these types: {', '.join(FAMILIES)}."
+    )
+
+
+def _files(reference: str, folder: Path) -> tuple[WeightsFile, Path]:
+    """The weights, and the folder of the other files, all of which are there."""
+    if reference.startswith(_HUB):
+        hub_id = reference.removeprefix(_HUB)
+        path = fetch_weights(hub_id, WEIGHTS_NAMES, _REMEDY)
+        fetch(hub_id, ("tokenizer.json",), _REMEDY)
+        for name in _OPTIONAL:
+            fetch_optional(hub_id, name, _REMEDY)
+        folder = path.parent
+        origin = f"{reference}/{path.name}"
+    else:
+        paths = [folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()]
+        if not paths:
+            raise ModelError(f"{folder} has no {' or '.join(WEIGHTS_NAMES)}.\n{_EXPECTED}")
+        path, origin = paths[0], str(paths[0])
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelError(f"{folder} has no tokenizer.json.\n{_EXPECTED}")
+    if not any((folder / name).is_file() for name in _PROCESSOR):
+        raise ModelError(f"{folder} has no processor: no {' or '.join(_PROCESSOR)}.\n{_EXPECTED}")
+    return WeightsFile(path, origin), folder
+
+
+def _load_model(
+    library: Any, family: Family, content: dict[str, Any], folder: Path, weights: WeightsFile, dtype: torch.dtype
+) -> Any:
+    model_class = getattr(library, family.model_class)
+    with quiet(library):
+        try:
+            config = model_class.config_class.from_dict(content)
+        except Exception as error:  # checks of values differ from one part of the library to the next
+            raise ModelError(
+                f"{folder / 'config.json'} does not describe a {family.name}: {error_summary(error)}.\n"
+                "Expected the config.json that transformers wrote with these weights."
+            ) from error
+        try:
+            model, report = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=open_weights(weights.path).tensors(),
+                dtype=dtype,
+                ignore_mismatched_sizes=True,  # reported below, with the rest
+                output_loading_info=True,
+            )
+        except ModelError:
+            raise
+        except Exception as error:  # likewise
+            raise ModelError(
+                f"{weights.path} cannot be loaded into a {family.name}: {error_summary(error)}."
+            ) from error
+    require_fit(weights.path, folder / "config.json", report, family.model_class)
+    return model.eval()
+
+
+def _load_processor(library: Any, family: Family, folder: Path) -> Any:
+    try:
+        with quiet(library):
+            return getattr(library, family.processor_class).from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+    except Exception as error:  # likewise
+        raise ModelError(
+            f"The processor in {folder} cannot be opened as that of a {family.name}: {error_summary(error)}.\n"
+            f"{_EXPECTED}"
+        ) from error
+
+
+def _tokenizer(processor: Any, folder: Path) -> Tokenizer:
+    """A copy of the processor's tokenizer, with the pieces that the processor added."""
+    try:
+        return Tokenizer.from_str(processor.tokenizer.backend_tokenizer.to_str())
+    except Exception as error:  # the tokenizers library raises nothing more particular
+        raise ModelError(
+            f"{folder / 'tokenizer.json'} cannot be read as word pieces: {error_summary(error)}."
+        ) from None
+
+
+def _end_ids(folder: Path, config: Any, tokenizer: Tokenizer) -> list[int]:
+    """The ids that end an answer, as generation_config.json says, else config.json."""
+    path = folder / "generation_config.json"
+    content = read_json(path) if path.is_file() else {}
+    text = config.get_text_config()
+    numbers = next(
+        (each for each in (content.get("eos_token_id"), text.eos_token_id, getattr(config, "eos_token_id", None))
+         if each is not None),
+        None,
+    )  # fmt: skip
+    ends = [numbers] if isinstance(numbers, int) else list(numbers or ())
+    if not ends or not all(isinstance(each, int) and tokenizer.id_to_token(each) for each in ends):
+        raise ModelError(
+            f"Neither generation_config.json nor config.json in {folder} says which word piece ends an answer: "
+            f"eos_token_id is {numbers!r}.\nExpected the number of a piece of tokenizer.json, or several."
+        )
+    if tokenizer.id_to_token(image_token_id(config)) is None:
+        raise ModelError(
+            f"{folder / 'tokenizer.json'} has no piece {image_token_id(config):,}, which config.json says is "
+            "the image token.\nGive the tokenizer.json that belongs to these weights."
+        )
+    return ends

@@ -1,0 +1,132 @@
+"""Where image tokens lie: photographs painted patch by patch, through the library's processor and vision tower.
+
+The tower's attention is replaced by one in which every patch sees itself alone, so that a painted region changes the
+tokens that see it and no others; everything else (resizing, tiles, merging, the order of tokens) is the library's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from support.tiny_vlms import tiny_vlm
+
+from vitrine.models.vlm.families import FAMILIES
+from vitrine.models.vlm.layout import TokenLayout, grid_boxes, no_place
+from vitrine.models.vlm.prompt import PromptTransform
+
+KINDS = {"llava-full": "llava", "llava-siglip": "llava"} | {
+    kind: kind
+    for kind in (
+        "llava", "paligemma", "gemma3", "llava_next", "llava_onevision", "idefics3", "internvl", "qwen2_vl",
+        "qwen2_5_vl", "qwen3_vl",
+    )
+}  # fmt: skip
+SIZES = ((96, 96), (150, 101), (61, 140), (90, 31))
+"""Of photographs, pixels: square, broad, tall, and flat; sides that no patch divides, and borders of a canvas."""
+
+
+def _see_yourself(_module: Any, _query: Any, _key: Any, value_BHSE: torch.Tensor, *_: Any, **__: Any) -> Any:
+    return value_BHSE.transpose(1, 2).contiguous(), None
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def tower(request: pytest.FixtureRequest) -> SimpleNamespace:
+    transformers.AttentionInterface.register("see_yourself", _see_yourself)
+    transformers.AttentionMaskInterface.register("see_yourself", transformers.masking_utils.sdpa_mask)
+    model, processor = tiny_vlm(request.param)
+    model.set_attn_implementation({"vision_config": "see_yourself"})
+    transform = PromptTransform(processor, model.config, FAMILIES[KINDS[request.param]])
+    return SimpleNamespace(kind=request.param, model=model, transform=transform)
+
+
+def image_tokens(tower: SimpleNamespace, photo: Image.Image) -> torch.Tensor:
+    """What the language model is given for each image token: (N, D)."""
+    prompt, given = tower.transform(photo), {}
+    parts = tower.model.model
+    language_model = parts.text_model if tower.kind == "idefics3" else parts.language_model
+    handle = language_model.register_forward_pre_hook(
+        lambda _module, _args, options: given.update(options), with_kwargs=True
+    )
+    try:
+        with torch.no_grad():
+            tower.model(**prompt.tensors, use_cache=False)
+    finally:
+        handle.remove()
+    return given["inputs_embeds"][0, prompt.places_N].double()
+
+
+def painted(size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    """A grey photograph with a bright region."""
+    pixels_HWC = np.full((size[1], size[0], 3), 100, np.uint8)
+    left, top, right, bottom = map(round, box)
+    pixels_HWC[max(0, top) : bottom, max(0, left) : right] = (255, 20, 230)
+    return Image.fromarray(pixels_HWC)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=[f"{width}x{height}" for width, height in SIZES])
+def test_tokens_see_what_is_painted_where_they_are_drawn(tower: SimpleNamespace, size: tuple[int, int]) -> None:
+    layout = tower.transform.geometry(*size)
+    plain_ND = image_tokens(tower, painted(size, (0, 0, 0, 0)))
+    assert len(plain_ND) == layout.tokens
+    rng = np.random.default_rng(1)
+    # Cells at the corners and along the seams of tiles are among them, as the grids are small.
+    cells = grid_boxes(layout.box, layout.rows, layout.columns)
+    inside = [cell for cell in cells if cell[0] >= 0 and cell[1] >= 0 and cell[2] <= size[0] and cell[3] <= size[1]]
+    chosen = {0, len(inside) - 1, *rng.choice(len(inside), min(4, len(inside)), replace=False).tolist()}
+    for number in sorted(chosen):
+        left, top, right, bottom = inside[number]
+        changed_N = (image_tokens(tower, painted(size, (left, top, right, bottom))) - plain_ND).norm(dim=1).numpy()
+        across, down = (right - left) / 2, (bottom - top) / 2
+        # Resizing spreads the region's edge over its neighbours: half a patch and a pixel is more than any filter's.
+        reach = np.array([left - across - 1, top - down - 1, right + across + 1, bottom + down + 1])
+        boxes_N4 = layout.boxes_N4
+        may_change_N = (
+            (boxes_N4[:, 0] < reach[2]) & (boxes_N4[:, 2] > reach[0])
+            & (boxes_N4[:, 1] < reach[3]) & (boxes_N4[:, 3] > reach[1])
+        )  # fmt: skip
+        does_change_N = changed_N > 0.02 * changed_N.max()
+        assert not (does_change_N & ~may_change_N).any(), (number, np.flatnonzero(does_change_N & ~may_change_N))
+        middle = np.array([(left + right) / 2, (top + bottom) / 2])
+        sees_middle_N = (boxes_N4[:, :2] <= middle).all(1) & (boxes_N4[:, 2:] >= middle).all(1)
+        assert sees_middle_N.any()
+        assert does_change_N[sees_middle_N].all(), (number, np.flatnonzero(sees_middle_N & ~does_change_N))
+        assert sees_middle_N[int(changed_N.argmax())], (number, int(changed_N.argmax()))
+    # Tokens of no place change nowhere: neither a class token nor the end of a row sees a patch.
+    fixed_N = np.isnan(layout.boxes_N4[:, 0])
+    assert not changed_N[fixed_N].any()
+
+
+def test_attention_is_shared_out_by_area_and_none_is_lost() -> None:
+    """A token over four cells, one over one and a half, and one of no place, against areas counted by hand."""
+    boxes_N4 = np.concatenate([np.array([[0.0, 0.0, 20.0, 20.0], [10.0, 0.0, 25.0, 10.0]]), no_place(1)])
+    layout = TokenLayout(40, 20, (0.0, 0.0, 40.0, 20.0), 2, 4, boxes_N4)
+    cells_K = layout.spread.over_cells(torch.tensor([0.4, 0.6, 7.0]))
+    expected = torch.tensor([[0.1, 0.1 + 0.4, 0.2, 0.0], [0.1, 0.1, 0.0, 0.0]])
+    torch.testing.assert_close(cells_K.reshape(2, 4), expected)
+    assert float(cells_K.sum()) == pytest.approx(1.0)
+
+
+def test_what_hangs_over_the_grid_is_drawn_in_it() -> None:
+    layout = TokenLayout(20, 20, (0.0, 0.0, 20.0, 20.0), 2, 2, np.array([[-10.0, 0.0, 10.0, 10.0]]))
+    assert layout.spread.over_cells(torch.tensor([1.0])).tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("tower", ["llava"], indirect=True)
+def test_a_picture_padded_to_a_square_lies_in_its_middle(tower: SimpleNamespace) -> None:
+    processor = tower.transform.processor
+    images = transformers.LlavaImageProcessor(
+        do_pad=True, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    padded = SimpleNamespace(model=tower.model, transform=replace(tower.transform, processor=type(processor)(
+        images, processor.tokenizer, patch_size=8, num_additional_image_tokens=1,
+        vision_feature_select_strategy="default",
+    )), kind="padded")  # fmt: skip
+    assert padded.transform.geometry(120, 60).box == (0.0, -30.0, 120.0, 90.0)
+    test_tokens_see_what_is_painted_where_they_are_drawn(padded, (120, 60))

@@ -1,0 +1,130 @@
+"""Vision-language models opened from files, beside the library's own ``generate`` and its eager attention."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from support.tiny_vlms import END, OTHER_END, photographs, save_tiny_vlm
+
+from vitrine.caption.beam_search import beam_search
+from vitrine.caption.decoding import MapChoice, final_captions, greedy
+from vitrine.caption.model import open_captioner
+from vitrine.caption.run import CaptionSettings
+
+KINDS = (
+    "llava", "llava-full", "paligemma", "paligemma2", "gemma3", "llava_next", "llava_onevision", "idefics3", "internvl",
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
+)  # fmt: skip
+SIZES = ((50, 41), (33, 64))
+STEPS = 7
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A model saved and opened through files, the library's own beside it, and two photographs with their prompts."""
+    folder = tmp_path_factory.mktemp("vlm")
+    library_model = save_tiny_vlm(request.param, folder)
+    captioner = open_captioner(str(folder))
+    prompts = [captioner.with_prompt(text) for text in ("What is in the picture?", "a dog")]
+    inputs = [each.transform(photo) for each, photo in zip(prompts, photographs(*SIZES), strict=True)]
+    return SimpleNamespace(kind=request.param, folder=folder, library=library_model, captioner=captioner, inputs=inputs)
+
+
+def library_answer(model: Any, tensors: dict[str, Any], **options: Any) -> Any:
+    """What ``generate`` says with eager attention, with its logits and attention."""
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        return model.generate(
+            **tensors, max_new_tokens=STEPS, do_sample=False, return_dict_in_generate=True, output_logits=True,
+            output_attentions=True, **options,
+        )  # fmt: skip
+
+
+def rows_over_cells(answer: Any, prompt: Any, step: int) -> torch.Tensor:
+    """The attention that predicted a word, by eager attention: over the picture's cells, (L, H, K)."""
+    rows = []
+    for layer_BHQP in answer.attentions[step]:
+        positions = prompt.length + step
+        row_HP = layer_BHQP[0, :, -1]
+        whole_HP = torch.zeros(len(row_HP), max(positions, row_HP.shape[1]))
+        whole_HP[:, whole_HP.shape[1] - row_HP.shape[1] :] = row_HP
+        rows.append(prompt.layout.spread.over_cells(whole_HP[:, prompt.places_N]))
+    return torch.stack(rows)
+
+
+def test_words_logits_and_rows_are_those_of_generate(opened: SimpleNamespace) -> None:
+    module = opened.captioner.module
+    with torch.inference_mode():
+        encoded = module.encode(opened.inputs)  # both prompts in one batch, of different lengths
+        captions = final_captions(greedy(module, encoded, max_tokens=STEPS, maps=MapChoice("all", "all")))
+    assert opened.inputs[0].length != opened.inputs[1].length
+    for prompt, caption in zip(opened.inputs, captions, strict=True):
+        answer = library_answer(opened.library, dict(prompt.tensors))
+        ids = answer.sequences[0, prompt.length :].tolist()
+        says_end = ids[-1] in (END, OTHER_END)
+        assert list(caption.ids) == (ids[:-1] if says_end else ids)
+        assert caption.has_end == says_end
+        for step, token in enumerate(caption.ids):
+            expected = answer.logits[step][0].double().log_softmax(-1)[token].item()
+            assert caption.log_probabilities[step] == pytest.approx(expected, abs=1e-5)
+            rows, columns = caption.grid
+            map_LHRC = caption.maps_TLHK[step].reshape(*caption.maps_TLHK.shape[1:3], *caption.padded_grid)
+            map_LHK = torch.from_numpy(map_LHRC[..., :rows, :columns].copy()).flatten(-2)
+            torch.testing.assert_close(map_LHK, rows_over_cells(answer, prompt, step), atol=1e-5, rtol=0)
+    assert len({caption.ids for caption in captions}) == 2, "the two questions would not tell rows apart"
+
+
+def test_one_beam_of_the_best_is_that_of_generate(opened: SimpleNamespace) -> None:
+    module, prompt = opened.captioner.module, opened.inputs[1]
+    with torch.inference_mode():
+        (caption,) = final_captions(beam_search(module, module.encode([prompt]), 3, max_tokens=STEPS))
+    answer = library_answer(opened.library, dict(prompt.tensors), num_beams=3, length_penalty=1.0)
+    ids = [each for each in answer.sequences[0, prompt.length :].tolist() if each not in (END, OTHER_END)]
+    assert list(caption.ids) == ids
+
+
+def test_padding_changes_nothing(opened: SimpleNamespace) -> None:
+    module = opened.captioner.module
+    with torch.inference_mode():
+        together = final_captions(greedy(module, module.encode(opened.inputs), max_tokens=STEPS))
+        alone = [final_captions(greedy(module, module.encode([each]), max_tokens=STEPS))[0] for each in opened.inputs]
+    for one, other in zip(together, alone, strict=True):
+        assert one.ids == other.ids
+        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-5)
+
+
+def test_no_more_than_rows_is_kept(opened: SimpleNamespace) -> None:
+    """The language model alone has the attention function of rows; the library's model is changed nowhere else."""
+    config = opened.captioner.module.model.config
+    assert config.text_config._attn_implementation == "vitrine_rows"
+    assert config.vision_config._attn_implementation == "sdpa"
+
+
+def test_relative_maps_are_divided_by_those_of_a_neutral_prompt(opened: SimpleNamespace) -> None:
+    """Zhang et al. 2025: heads averaged, then layers, then the quotient; here by eager attention and by hand."""
+    settings = CaptionSettings(layer=(0, 1), max_pieces=3, relative=True)
+    photos = photographs(*SIZES)
+    captioner = opened.captioner.with_prompt("What is in the picture?", relative=True)
+    prompts = [captioner.transform(photo) for photo in photos]
+    with torch.inference_mode():
+        encoded = captioner.module.encode(prompts)
+        captions = final_captions(settings.decode(captioner.module, encoded))
+    for prompt, caption in zip(prompts, captions, strict=True):
+        assert prompt.neutral is not None
+        rows, columns = caption.grid
+        neutral_K = rows_over_cells(library_answer(opened.library, dict(prompt.neutral.tensors)), prompt.neutral, 0)
+        answer = library_answer(opened.library, dict(prompt.tensors))
+        for step in range(len(caption.ids)):
+            word_K = rows_over_cells(answer, prompt, step)
+            expected_RC = (word_K.mean((0, 1)) / neutral_K.mean((0, 1))).reshape(rows, columns)
+            map_RC = torch.from_numpy(caption.maps_TLHK[step, 0, 0].reshape(caption.padded_grid)[:rows, :columns])
+            torch.testing.assert_close(map_RC, expected_RC, atol=0, rtol=1e-3)
+
+
+def test_relative_maps_need_a_neutral_prompt(opened: SimpleNamespace) -> None:
+    module = opened.captioner.module
+    with torch.inference_mode(), pytest.raises(ValueError, match="without a neutral prompt"):
+        CaptionSettings(relative=True).decode(module, module.encode(opened.inputs))
