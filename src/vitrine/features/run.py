@@ -237,10 +237,10 @@ def _shares(shares: Sequence[float]) -> str:
 
 @writes_folder("features")
 def features(
-    model: str,
-    images: Path,
+    model: str | Classifier,
+    images: Path | PictureInput,
     out: Path,
-    settings: FeatureSettings = FeatureSettings(),
+    settings: FeatureSettings,
     *,
     limit: int | None = None,
     batch_size: int = 16,
