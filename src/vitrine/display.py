@@ -55,12 +55,25 @@ class ResultDisplay:
         return notebook_html(self.headline(), self.details(), self.figure_png())
 
 
-def notebook_html(headline: str, details: str = "", png: bytes | None = None) -> str:
-    """A result in a notebook's cell: a line in bold, a figure, and text of fixed width. Nothing in it acts."""
+def notebook_html(headline: str, details: str = "", png: bytes | None = None, sentence: str = "") -> str:
+    """A result in a notebook's cell. Nothing in it acts, whatever names are in it.
+
+    Args:
+        headline: a line in bold.
+        details: lines of fixed width, such as a table.
+        png: a figure, drawn with twice as many pixels as it has room; it is never wider than the cell.
+        sentence: prose under the figure, which is also what stands in its place where it cannot be seen.
+    """
     parts = [f"<div style='{_STYLE}'><b>{html.escape(headline)}</b>"]
     if png is not None:
-        source = base64.b64encode(png).decode("ascii")
-        parts.append(f"<br><img alt='{html.escape(headline, quote=True)}' src='data:image/png;base64,{source}'>")
+        source, words = base64.b64encode(png).decode("ascii"), html.escape(f"{headline} {sentence}".strip(), quote=True)
+        width = int.from_bytes(png[16:20], "big") // 2  # of the PNG, by its header
+        parts.append(
+            f"<br><img alt='{words}' width='{width}' style='max-width:100%;height:auto' "
+            f"src='data:image/png;base64,{source}'>"
+        )
+    if sentence:
+        parts.append(f"<div style='max-width:70em'>{html.escape(sentence)}</div>")
     if details:
         parts.append(f"<pre style='{_MONOSPACE}'>{html.escape(details)}</pre>")
     return "".join([*parts, "</div>"])

@@ -104,7 +104,7 @@ class HidingTest:
         return f"{self.flag.capitalize()}: {self.sentence}"
 
     def _repr_html_(self) -> str:
-        return notebook_html(self.flag.capitalize(), self.sentence)
+        return notebook_html(self.flag.capitalize(), sentence=self.sentence)
 
     @property
     def effect(self) -> float:

@@ -222,7 +222,7 @@ class Explanation:
     def _repr_html_(self) -> str:
         verdict = self.known_verdict
         words = "Ask .verdict whether the answer depends on what the map marks." if verdict is None else str(verdict)
-        return notebook_html(f"{self.name}: {self.title}", words, self._repr_png_())
+        return notebook_html(f"{self.name}: {self.title}", "", self._repr_png_(), words)
 
 
 def explain_in_memory(
