@@ -89,7 +89,7 @@ WITHHELD = [
     (CHUNKED, b"1\r\nx\r\n", b" 408 "),
     (CHUNKED, b"", b" 408 "),
     (POST.replace(b"/api/predict", b"/nothing"), b"x", b" 404 "),  # answered at once, the body goes on
-    (POST.replace(b"/api/predict", b"/api/predict?sample=v0"), b"x", b" 200 "),
+    (POST.replace(b"/api/predict", b"/api/predict?sample=v0"), b"x", b" 422 "),  # a sample, and a body besides
     (POST.replace(b"POST /api/predict", b"GET /healthz"), b"x", b" 200 "),
     (POST.replace(b"POST /api/predict", b"GET /healthz"), b"", b" 200 "),
 ]  # what is sent first, what is sent again and again, and the status of the first answer
