@@ -68,12 +68,12 @@ def warm_python(pytestconfig: pytest.Config) -> str:
 
 
 # Their tests look at what training leaves in a run folder.
-_WITH_CARD_FIGURES = ("runs/test_model_card.py", "test_demo.py")
+_WITH_CARD_FIGURES = ("runs/test_model_card.py", "train/test_preview.py", "test_demo.py")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _card_figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Elsewhere the figures of model cards are not drawn."""
+    """Elsewhere the figures of model cards, and the pictures of what is trained on, are not drawn."""
     if request.path in {TESTS / name for name in _WITH_CARD_FIGURES}:
         yield
     else:

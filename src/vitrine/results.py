@@ -477,6 +477,15 @@ def percent(share: float, decimals: int = 1) -> str:
     return f"{100 * share:.{decimals}f} %"
 
 
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 129_600 else f"{seconds / 86_400:.1f} days"
+
+
 def count_of(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun: ``1 picture``, ``1,500 pictures``; ``plural`` where an s is not enough."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -1,10 +1,10 @@
-"""Trainings that do not draw the figures of their model cards, which takes longer than a micro model's training."""
+"""Trainings without their pictures and without the figures of their cards, which take longer than micro models do."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,12 +12,13 @@ from unittest import mock
 
 @contextmanager
 def without_card_figures() -> Iterator[None]:
-    """Empty files in the figures' place: which of them there are, and what the card says, stays as it is."""
-    model_card = sys.modules.get("vitrine.runs.model_card")
+    """Empty files in the place of a card's figures: which of them there are, and what it says, stays as it is."""
+    model_card, preview = (sys.modules.get(f"vitrine.{name}") for name in ("runs.model_card", "train.preview"))
     if model_card is None:
         yield
         return
     with (
+        nullcontext() if preview is None else mock.patch.object(preview.Preview, "save", lambda *_: ()),
         mock.patch.object(model_card, "save_average_precision_figure", _leave_empty),
         mock.patch.object(model_card, "save_learning_curves", _leave_empty),
         mock.patch.object(model_card, "save_confusion_figure", _leave_empty),

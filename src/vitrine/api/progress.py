@@ -138,6 +138,7 @@ class _TrainingLines:
         self.pictures, self.since = 0, time.monotonic()
 
     def __call__(self, event: Event) -> None:
+        from vitrine.train.estimate import Estimate
         from vitrine.train.events import EpochRow, Note, Plan, ProgressUpdate
         from vitrine.train.loop import StepDone
 
@@ -152,6 +153,9 @@ class _TrainingLines:
                 self._bar(f"Epoch {event.epoch + 1}", event.step, None, f"loss {event.loss:.3f}  {rate:.0f} pictures/s")
             case Note():
                 self._line(event.text)
+            case Estimate():
+                for sentence in event.sentences():
+                    self._line(sentence)
             case EpochRow():
                 self._epoch(event)
 
@@ -244,7 +248,8 @@ def demo_progress() -> Iterator[Callable[[str | Event], None]]:
 
 def sweep_lines(report: Callable[[Any], None], *, alone: bool) -> Callable[[Any], None]:
     """A sweep's events as lines; of trainings at the same time only their beginnings and ends."""
-    from vitrine.sweep.run import RunEnded, RunEvent, RunStarted, SweepPlan, duration
+    from vitrine.results import duration
+    from vitrine.sweep.run import RunEnded, RunEvent, RunStarted, SweepPlan
 
     def lines(event: Any) -> None:
         match event:

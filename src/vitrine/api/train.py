@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from vitrine.api.options import PathLike, as_path, data_reference, optional_path
 from vitrine.api.progress import demo_progress, sweep_lines, training_progress
+from vitrine.errors import UsageError
 from vitrine.messages import quiet_messages
 
 if TYPE_CHECKING:
     from vitrine.config import Recipe
     from vitrine.sweep.run import SweepPlan, SweepResult
-    from vitrine.train.events import TrainResult
+    from vitrine.train.events import TrainingPlan, TrainResult
 
 
+@overload
 def train(
     data: PathLike,
     out: PathLike | None = None,
@@ -23,10 +25,36 @@ def train(
     recipe: str | PathLike | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     resume: bool = False,
+    dry_run: Literal[False] = False,
     encoding: str | None = None,
     names: PathLike | None = None,
     quiet: bool = False,
-) -> TrainResult:
+) -> TrainResult: ...
+@overload
+def train(
+    data: PathLike,
+    out: PathLike | None = None,
+    *,
+    recipe: str | PathLike | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    resume: bool = False,
+    dry_run: Literal[True],
+    encoding: str | None = None,
+    names: PathLike | None = None,
+    quiet: bool = False,
+) -> TrainingPlan: ...
+def train(
+    data: PathLike,
+    out: PathLike | None = None,
+    *,
+    recipe: str | PathLike | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    resume: bool = False,
+    dry_run: bool = False,
+    encoding: str | None = None,
+    names: PathLike | None = None,
+    quiet: bool = False,
+) -> TrainResult | TrainingPlan:
     """Fine-tune a vision transformer on labelled pictures, or train a captioner, into a run folder.
 
     Args:
@@ -36,6 +64,8 @@ def train(
             ``vitrine train --show-recipe list`` names all.
         settings: recipe fields that are changed, as a dictionary, or as ``--set`` takes them: ``"epochs=3"``.
         resume: continue a training that was stopped, to the result that it would have reached.
+        dry_run: train nothing; a few steps are taken in memory, and the answer says what would be trained, which settings
+            rules chose, and what it would take: pictures a second, time to the end, memory and disk.
         encoding: of a table in the data, where it is neither UTF-8 nor UTF-16.
         names: a file with names for classes that are bare numbers.
         quiet: show no progress and say nothing.
@@ -51,20 +81,18 @@ def train(
         >>> result.run.name, result.epochs
         ('mine', 1)
     """
-    from vitrine.train.run import default_run_folder
+    from vitrine.train.run import default_run_folder, plan_training
     from vitrine.train.run import train as run_training
 
     run = default_run_folder(str(data)) if out is None else as_path(out)
     final_recipe = _recipe(run, recipe, settings, resume)
+    if dry_run and resume:
+        raise UsageError("--dry-run is of a new training: leave --resume out, or --dry-run.")
+    reference, class_names = data_reference(data, encoding), optional_path(names)
     with quiet_messages(quiet), training_progress() as report:
-        return run_training(
-            data_reference(data, encoding),
-            final_recipe,
-            run,
-            resume=resume,
-            names=optional_path(names),
-            report=report,
-        )
+        if dry_run:
+            return plan_training(reference, final_recipe, run, names=class_names, report=report)
+        return run_training(reference, final_recipe, run, resume=resume, names=class_names, report=report)
 
 
 def _recipe(

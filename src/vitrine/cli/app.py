@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -141,6 +141,12 @@ def train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was stopped.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what would be trained and what it would take, after a few steps in memory."
+        ),
+    ] = False,
     encoding: EncodingOption = None,
     names: NamesOption = None,
     as_json: JsonOption = False,
@@ -160,9 +166,15 @@ def train(
     from vitrine.api.train import train as run
     from vitrine.train.run import default_run_folder
 
+    how: dict[str, Any] = {"recipe": recipe, "settings": settings or (), "encoding": encoding, "names": names}
+    if dry_run:
+        plan = run(data, out, resume=resume, dry_run=True, **how)
+        if is_first_process():
+            show.result(plan, plan.text, as_json)
+        return
     recipe_file = (out or default_run_folder(data)) / "recipe.toml"
     with show.how_to_continue("--resume", recipe_file.is_file):
-        result = run(data, out, recipe=recipe, settings=settings or (), resume=resume, encoding=encoding, names=names)
+        result = run(data, out, resume=resume, **how)
     if is_first_process():
         show.result(result, lambda: show.training_summary(result, data_reference(data, encoding)), as_json)
 

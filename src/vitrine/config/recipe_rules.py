@@ -57,7 +57,7 @@ class Choice:
 
     def sentence(self) -> str:
         """For a person: ``epochs = 10: 30,000 pictures are seen, 3,068 of them in an epoch.``"""
-        values = ", ".join(f"{name} = {_shown(value)}" for name, value in self.values.items())
+        values = ", ".join(f"{name} = {_value_text(value)}" for name, value in self.values.items())
         return f"{values}: {self.reason}."
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _round(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     if isinstance(value, tuple):
-        return "[" + ", ".join(_shown(each) for each in value) + "]"
+        return "[" + ", ".join(_value_text(each) for each in value) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)

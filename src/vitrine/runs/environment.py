@@ -42,6 +42,13 @@ def peak_memory_mib() -> float:
     return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)  # bytes on macOS, KiB on Linux
 
 
+def device_memory_bytes(device: torch.device) -> int:
+    """Memory of a device: of the GPU itself, else of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 @contextmanager
 def redirect_native_stderr() -> Iterator[None]:
     """Redirect file descriptor 2, which C++ code writes to, to the null device; Python's own stderr stays as it is."""

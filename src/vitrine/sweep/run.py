@@ -22,7 +22,7 @@ from vitrine.errors import RunError, UsageError
 from vitrine.io.files import to_json, write_atomically
 from vitrine.io.output_lock import writes_folder
 from vitrine.plotting.tables import Table
-from vitrine.results import agree, count_of
+from vitrine.results import agree, count_of, duration
 from vitrine.runs.find import FAILURE_FILE, read_failure
 from vitrine.runs.folder import RunFolder
 from vitrine.sweep.worker import Failure, RunProcess, environments, wait_until_free
@@ -196,15 +196,6 @@ def _estimate(runs: tuple[PlannedRun, ...], jobs: int) -> Estimate | None:
             seconds = timings[0]["train_seconds"] + timings[0]["evaluation_seconds"]
             return Estimate(seconds * left / max(1, min(jobs, todo)), seconds, each.run.name, left)
     return None
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5_400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 129_600 else f"{seconds / 86_400:.1f} days"
 
 
 COMPARISON = "comparison"

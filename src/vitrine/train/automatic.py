@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from accelerate import PartialState
 
 from vitrine.config import Recipe
@@ -14,6 +12,7 @@ from vitrine.config.recipe_rules import Choice, TrainingFacts, choose
 from vitrine.io.files import to_json
 from vitrine.models.load import measure_architecture
 from vitrine.models.reference import ModelReference
+from vitrine.runs.environment import device_memory_bytes
 from vitrine.runs.folder import RunFolder
 from vitrine.train.data import TrainingData, epoch_pictures
 from vitrine.train.distributed import ProcessGroup, partial_state_arguments
@@ -45,19 +44,11 @@ def resolve_automatic(
             tokens=sizes.tokens,
             is_pretrained=recipe.pretrained is not False,
             is_multi_label=data.source.is_multi_label,
-            memory_bytes=device_memory_bytes(),
+            memory_bytes=device_memory_bytes(PartialState(**partial_state_arguments()).device),
             processes=processes.count,
         )
 
     return choose(recipe, processes.broadcast_from_main(facts))
-
-
-def device_memory_bytes() -> int:
-    """Memory of the device that accelerate trains on: of the GPU, else of the machine."""
-    device = PartialState(**partial_state_arguments()).device
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def save_choices(run: RunFolder, choices: Sequence[Choice]) -> None:

@@ -134,6 +134,10 @@ class CaptionerTask:
             yield captions
         self.report(ProgressUpdate(len(shards), len(shards), "Reading captions"))
 
+    def draw_preview(self, folder: Path) -> tuple[Path, ...]:  # noqa: ARG002
+        """Nothing is drawn of captioned pictures."""
+        return ()
+
     def trainable(self) -> nn.Module:
         """The captioner under teacher forcing, its image encoder frozen on request."""
         return TeacherForcing(self.model, frozen=self.is_encoder_frozen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from vitrine.train.events import Event
 from vitrine.train.feature_cache import LinearProbeFeatures, can_cache, check_views, make_linear_probe
 from vitrine.train.losses import Classification, FeatureBatch, Objective
 from vitrine.train.optimizer import make_optimizer
+from vitrine.train.preview import Preview
 from vitrine.train.settings import ModelSettings, TaskSettings
 from vitrine.train.task import Batches, RuntimeConfig, ValidationResult
 
@@ -71,6 +73,7 @@ class ClassifierTask:
         self.data_record, self.labels = data.record, tuple(data.source.labels)
         self.model = _load(reference or settings.model.model, settings.model, len(self.labels))
         self.spec = training_input(self.model, batches.transforms)
+        self._uncached_data = data
         self.data, cache_notes = use_decoded_cache(data, batches.transforms, self.spec.size, batches.decoded_cache)
         self.weights, self.notes = self.model.weights, (*data.notes, *self.model.notes, *cache_notes)
         self.width = width_of(self.model.module)
@@ -95,6 +98,13 @@ class ClassifierTask:
         if is_cached:
             batches, weights_N = self.settings.batches, self._sampling_weights_N
             self._features = LinearProbeFeatures(probe, self.data, batches, self.spec, self.report, weights_N)
+
+    def draw_preview(self, folder: Path) -> tuple[Path, ...]:
+        """Draw the first batch, the classes and single pictures; none where they come in shards."""
+        if shards_of(self.data.train) is not None:
+            return ()
+        preview = Preview(self._uncached_data, self.settings.batches, self.spec, self._sampling_weights_N)
+        return preview.save(folder, self.settings.model.model)
 
     def trainable(self) -> nn.Module:
         """The model, with what ``tune`` leaves out frozen; or its head beside it, where that is all that is trained."""

@@ -11,6 +11,7 @@ from vitrine.display import ResultDisplay
 from vitrine.results import CaptioningMetrics, ClassificationMetrics, MultiLabelMetrics
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.leakage import LEAKAGE, Leakage
+from vitrine.train.estimate import Estimate
 from vitrine.train.loop import StepDone
 
 
@@ -93,7 +94,7 @@ class Note:
     text: str
 
 
-Event = Plan | ProgressUpdate | StepDone | EpochRow | Note
+Event = Plan | ProgressUpdate | StepDone | EpochRow | Note | Estimate
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,6 +138,32 @@ class TrainResult(ResultDisplay):
         """The metrics and the leakage, JSON-ready."""
         leakage = None if self.leakage is None else self.leakage.to_dict()
         return self.metrics.to_dict() | {LEAKAGE: leakage}
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What ``vitrine train --dry-run`` found out; nothing was written.
+
+    Attributes:
+        run: the folder that would be written.
+        plan: what would be trained.
+        estimate: what it would take, from a few steps that were taken in memory.
+        settings: the resolved recipe, by field.
+    """
+
+    run: Path
+    plan: Plan
+    estimate: Estimate
+    settings: dict[str, Any]
+
+    def text(self) -> str:
+        """For a person; the plan itself was reported before."""
+        return "\n".join([*self.estimate.sentences(), f"Run: {self.run}, of which nothing was written (--dry-run)."])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        plan = asdict(self.plan)
+        return {"run": str(self.run), "plan": plan, "estimate": self.estimate.to_dict(), "recipe": self.settings}
 
 
 @dataclass

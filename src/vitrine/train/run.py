@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from vitrine.config import Recipe, recipe_from_toml
+from vitrine.config.recipe import flat_fields
 from vitrine.config.recipe_rules import adopt
 from vitrine.data.class_names import RUN_FILE
 from vitrine.errors import LostProcessError, OutputInUseError, RecipeError, RunError
@@ -23,7 +24,7 @@ from vitrine.train.captioner import CaptionerTask, resolve_image_model
 from vitrine.train.classifier import ClassifierTask
 from vitrine.train.data import prepare_captions, prepare_data
 from vitrine.train.distributed import ProcessGroup
-from vitrine.train.events import Event, ProgressUpdate, TrainResult
+from vitrine.train.events import Event, ProgressUpdate, TrainingPlan, TrainResult
 from vitrine.train.multi_label import MultiLabelTask
 from vitrine.train.settings import DataSettings, TaskSettings
 from vitrine.train.trainer import Trainer
@@ -69,6 +70,27 @@ def train(
         if processes.is_main or _is_free(run):
             raise
         raise SystemExit(LostProcessError.exit_code) from None  # the main process lives, and reports it
+
+
+def plan_training(
+    reference: str,
+    recipe: Recipe,
+    out: Path,
+    *,
+    names: Path | None = None,
+    report: Callable[[Event], None] = lambda _: None,
+) -> TrainingPlan:
+    """What :func:`train` would do, and what it would take: a few steps are taken in memory, and nothing is written.
+
+    Arguments and errors are those of :func:`train`.
+    """
+    run, processes = RunFolder(out), ProcessGroup.from_launcher()
+    with processes.fail_together():
+        _check_folder(run, recipe, resume=False)
+        own_report = report if processes.is_main else lambda _: None
+        trainer = _make_trainer(run, reference, recipe, own_report, processes, names)
+        plan, estimate = trainer.measure()
+        return TrainingPlan(out, plan, estimate, flat_fields(trainer.recipe))
 
 
 def _train(

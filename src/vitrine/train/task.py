@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -72,6 +73,10 @@ class Task(Protocol):
     epoch_pictures: int
     validation_pictures: int
     frozen_parameters: int
+
+    def draw_preview(self, folder: Path) -> tuple[Path, ...]:
+        """Draw what the model will be fed, as PNG files in a folder; what was written, possibly nothing."""
+        ...
 
     def trainable(self) -> nn.Module:
         """The module to train, its frozen parameters frozen; may draw from torch's global random state."""

@@ -22,6 +22,7 @@ from vitrine.data.class_names import RUN_FILE, names_csv
 from vitrine.io.files import file_sha256, to_json
 from vitrine.io.hub_cache import changed_sentence
 from vitrine.models.precision import resolve_precision
+from vitrine.results import and_n_more
 from vitrine.runs.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from vitrine.runs.data import WORKING_FOLDER
 from vitrine.runs.environment import WEIGHTS_SHA256, describe_environment, peak_memory_mib, starting_weights_note
@@ -31,6 +32,7 @@ from vitrine.runs.setting_changes import changes_sentence, record_changes
 from vitrine.train.automatic import save_choices
 from vitrine.train.data import CLASS_NUMBERS, require_same_data
 from vitrine.train.distributed import ProcessGroup, partial_state_arguments
+from vitrine.train.estimate import Estimate, StepMeter, estimate
 from vitrine.train.events import Best, EpochRow, Event, Plan
 from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit
 from vitrine.train.optimizer import make_schedule
@@ -79,8 +81,6 @@ class Trainer:
         self.best = Best()
         self._weights_note: str | None = None
         self._notes: list[str] = []
-        if self.settings.tracker_names:
-            self.accelerator.init_trackers("vitrine", config=_as_text(recipe))
 
     def _make_accelerator(self) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)  # a process may train more than once
@@ -131,12 +131,40 @@ class Trainer:
     def train(self) -> None:
         """Train to the last epoch, from wherever the run is, and finish the run."""
         self._start_or_resume()
+        if self.settings.tracker_names:
+            self.accelerator.init_trackers("vitrine", config=_as_text(self.recipe))
         objective = self.task.objective(self.runtime.device)
         self.report(self._plan())
         with self.task.batches(self.runtime) as batches:
             self._handle_events(fit(self.training, objective, self.loop, batches, self.task.names))
         if self.processes.is_main:
             self._finalize()
+
+    def measure(self) -> tuple[Plan, Estimate]:
+        """Take a few steps in memory, and say what a whole training would take; nothing is written."""
+        objective, meter, plan = self.task.objective(self.runtime.device), StepMeter(), self._plan()
+        self.report(plan)
+        with self.task.batches(self.runtime) as batches:
+            for event in fit(self.training, objective, self.loop, batches, self.task.names):
+                if not isinstance(event, StepDone):
+                    continue
+                meter.add(event)
+                self.report(event)
+                if self.processes.broadcast_from_main(lambda: meter.is_done):
+                    break
+        return plan, self._estimate(meter)
+
+    def _estimate(self, meter: StepMeter) -> Estimate:
+        module, progress = self.accelerator.unwrap_model(self.training.module), self.training.progress
+        whole_epochs = self.loop.epochs - progress.epoch
+        return estimate(
+            self.training,
+            meter,
+            self.run.path,
+            parameters=self.task.frozen_parameters + sum(each.numel() for each in module.parameters()),
+            train_pictures=max(0, whole_epochs * self.task.epoch_pictures - progress.batch * self.recipe.batch_size),
+            evaluated_pictures=whole_epochs * self.task.validation_pictures,
+        )
 
     def _finalize(self) -> None:
         """Write what a finished run has: metrics.json, which says that it is finished, after everything else."""
@@ -162,6 +190,8 @@ class Trainer:
                 self.run.write(RUN_FILE, names_csv(numbers))
             save_choices(self.run, self.choices)
             self.run.start(self.recipe, self.task.labels, self.task.data_record, self._environment())
+            if paths := self.task.draw_preview(self.run.path / "figures"):
+                self._notes.append(f"What the model will be fed: look at {and_n_more([str(path) for path in paths])}.")
         else:
             self.run.truncate_history(self.training.progress.epoch)
             self._record_changes()
@@ -232,12 +262,13 @@ class Trainer:
     def _handle_events(self, events: Iterator[StepDone | EpochDone]) -> None:
         """Save, report and stop early, as the loop's events come."""
         epoch_start = last_save = time.monotonic()
-        pictures = 0
+        pictures, meter = 0, StepMeter()
         if self._stops_early():
             return
         for event in events:
             if isinstance(event, StepDone):
                 pictures += event.pictures
+                self._measure_step(meter, event)
                 self.report(event)
                 if self._is_checkpoint_due(last_save):
                     self._save_checkpoint()
@@ -257,6 +288,13 @@ class Trainer:
                 return
             epoch_start = last_save = time.monotonic()
             pictures = 0
+
+    def _measure_step(self, meter: StepMeter, event: StepDone) -> None:
+        """Report what the training will take, once enough steps are measured."""
+        if self.processes.is_main and not meter.is_done:
+            meter.add(event)
+            if meter.is_done:
+                self.report(self._estimate(meter))
 
     def _stops_early(self) -> bool:
         return 0 < self.settings.early_stopping <= self.best.stale
