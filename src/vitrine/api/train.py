@@ -64,8 +64,8 @@ def train(
             ``vitrine train --show-recipe list`` names all.
         settings: recipe fields that are changed, as a dictionary, or as ``--set`` takes them: ``"epochs=3"``.
         resume: continue a training that was stopped, to the result that it would have reached.
-        dry_run: train nothing; a few steps are taken in memory, and the answer says what would be trained, which settings
-            rules chose, and what it would take: pictures a second, time to the end, memory and disk.
+        dry_run: train nothing; a few steps are taken in memory, and the answer says what would be trained, which
+            settings rules chose, and what it would take: pictures a second, time to the end, memory and disk.
         encoding: of a table in the data, where it is neither UTF-8 nor UTF-16.
         names: a file with names for classes that are bare numbers.
         quiet: show no progress and say nothing.
@@ -84,10 +84,10 @@ def train(
     from vitrine.train.run import default_run_folder, plan_training
     from vitrine.train.run import train as run_training
 
-    run = default_run_folder(str(data)) if out is None else as_path(out)
-    final_recipe = _recipe(run, recipe, settings, resume)
     if dry_run and resume:
         raise UsageError("--dry-run is of a new training: leave --resume out, or --dry-run.")
+    run = default_run_folder(str(data)) if out is None else as_path(out)
+    final_recipe = _recipe(run, recipe, settings, resume)
     reference, class_names = data_reference(data, encoding), optional_path(names)
     with quiet_messages(quiet), training_progress() as report:
         if dry_run:

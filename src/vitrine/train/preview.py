@@ -199,9 +199,11 @@ def _reduce(image: Image.Image, longest: int) -> Pixels:
 
 
 def _shares(box: tuple[float, float, float, float], size: tuple[int, int]) -> Rectangle:
-    left, top, right, bottom = box
-    x, y = (lambda value: min(1.0, max(0.0, value / size[0]))), (lambda value: min(1.0, max(0.0, value / size[1])))
-    return x(left), y(top), x(right), y(bottom)
+    """A box in a picture's pixels as shares of its sides, without what lies outside."""
+    left, top, right, bottom = (
+        min(1.0, max(0.0, value / side)) for value, side in zip(box, (*size, *size), strict=True)
+    )
+    return left, top, right, bottom
 
 
 def _crop_shares(change: TrainChange, size: tuple[int, int]) -> Rectangle:
