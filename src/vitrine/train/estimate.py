@@ -30,15 +30,15 @@ class StepMeter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.steps, self.pictures, self.seconds = 0, 0, 0.0
         self._clock = clock
-        self._seen = 0
+        self._step_count = 0
         self._previous: tuple[int, float] = (-1, clock())
         self._first = (0, 1.0)
 
     def add(self, event: StepDone) -> None:
         """A step has ended now."""
         now, previous = self._clock(), self._previous
-        self._seen, self._previous = self._seen + 1, (event.epoch, now)
-        if self._seen > _WARM_UP and previous[0] == event.epoch:
+        self._step_count, self._previous = self._step_count + 1, (event.epoch, now)
+        if self._step_count > _WARM_UP and previous[0] == event.epoch:
             self.steps, self.pictures = self.steps + 1, self.pictures + event.pictures
             self.seconds += now - previous[1]
         elif not self.steps:  # all there is, where no other follows

@@ -89,10 +89,11 @@ class Preview:
         train, validation = (
             count_labels((each.label_set for each in split), len(labels)) for split in (samples, self.data.validation)
         )
-        drawn = choose_classes(train.tolist())
-        examples = self._examples(samples, drawn)
+        drawn_classes = choose_classes(train.tolist())
+        examples = self._examples(samples, drawn_classes)
         return [
-            ClassRow(labels[each], int(train[each]), int(validation[each]), tuple(examples[each])) for each in drawn
+            ClassRow(labels[each], int(train[each]), int(validation[each]), tuple(examples[each]))
+            for each in drawn_classes
         ]
 
     def _examples(self, samples: Sequence[Sample], classes: Sequence[int]) -> dict[int, list[Pixels]]:
@@ -117,20 +118,24 @@ class Preview:
     def picture_views(self) -> list[PictureViews]:
         """Pictures of the most unusual shape and size, and some at random, with what becomes of each."""
         samples = self._samples()
-        return [views for at, why in self._chosen(samples) if (views := self._views(samples[at], at, why)) is not None]
+        return [
+            views for at, why in self._positions(samples) if (views := self._views(samples[at], at, why)) is not None
+        ]
 
-    def _chosen(self, samples: Sequence[Sample]) -> Iterator[tuple[int, str]]:
+    def _positions(self, samples: Sequence[Sample]) -> Iterator[tuple[int, str]]:
         """Positions of pictures with the reason for each."""
         sizes = [self.data.index.sizes.get(each.name) for each in samples] if not self.data.train.endless else []
-        known = [(at, size) for at, size in enumerate(sizes) if size is not None]
-        chosen: dict[int, str] = {}
-        if len({size for _, size in known}) > 1:
-            chosen[max(known, key=lambda row: row[1][0] / row[1][1])[0]] = "the broadest"
-            chosen.setdefault(min(known, key=lambda row: row[1][0] / row[1][1])[0], "the tallest")
-            chosen.setdefault(min(known, key=lambda row: row[1][0] * row[1][1])[0], "the smallest")
+        sized_samples = [(at, size) for at, size in enumerate(sizes) if size is not None]
+        reasons: dict[int, str] = {}
+        if len({size for _, size in sized_samples}) > 1:
+            reasons[max(sized_samples, key=lambda row: row[1][0] / row[1][1])[0]] = "the broadest"
+            reasons.setdefault(min(sized_samples, key=lambda row: row[1][0] / row[1][1])[0], "the tallest")
+            reasons.setdefault(min(sized_samples, key=lambda row: row[1][0] * row[1][1])[0], "the smallest")
         rest = np.random.default_rng(self.settings.seed).permutation(len(samples))
-        at_random = [int(at) for at in rest[: _AT_RANDOM + 3] if int(at) not in chosen][: _AT_RANDOM + 3 * (not chosen)]
-        yield from chosen.items()
+        at_random = [int(at) for at in rest[: _AT_RANDOM + 3] if int(at) not in reasons][
+            : _AT_RANDOM + 3 * (not reasons)
+        ]
+        yield from reasons.items()
         yield from ((at, "drawn at random") for at in at_random)
 
     def _views(self, sample: Sample, position: int, reason: str) -> PictureViews | None:

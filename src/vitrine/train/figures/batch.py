@@ -31,20 +31,24 @@ def batch_figure(pictures: Sequence[LabelledPixels], details: Sequence[str]) -> 
         pictures: of the batch.
         details: sentences on what was done to them.
     """
-    drawn = pictures[:_MOST]
-    columns = min(_COLUMNS, max(4, ceil(len(drawn) / 2)))
+    shown_pictures = pictures[:_MOST]
+    columns = min(_COLUMNS, max(4, ceil(len(shown_pictures) / 2)))
     across = min(1.6, (WIDTH - 2 * MARGIN + _GAP) / columns - _GAP)
-    rows, columns_px = drawn[0].pixels_HWC.shape[:2]
+    rows, columns_px = shown_pictures[0].pixels_HWC.shape[:2]
     cell = across * rows / columns_px
     step = cell + LINE + 0.1
     count = (
-        count_of(len(drawn), "picture") if len(drawn) == len(pictures) else f"{len(drawn)} of {len(pictures)} pictures"
+        count_of(len(shown_pictures), "picture")
+        if len(shown_pictures) == len(pictures)
+        else f"{len(shown_pictures)} of {len(pictures)} pictures"
     )
     with figure_style():
         mosaic = Mosaic(
-            ceil(len(drawn) / columns) * step - 0.06, f"What the model is fed: {count} of the first batch", details
+            ceil(len(shown_pictures) / columns) * step - 0.06,
+            f"What the model is fed: {count} of the first batch",
+            details,
         )
-        for number, each in enumerate(drawn):
+        for number, each in enumerate(shown_pictures):
             row, column = divmod(number, columns)
             left, top = MARGIN + column * (across + _GAP), row * step
             width, height = fit_box(each.pixels_HWC, across, cell)
