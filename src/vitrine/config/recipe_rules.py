@@ -150,7 +150,7 @@ def _learning_rate(recipe: Recipe, facts: TrainingFacts) -> Choice:
     return Choice({"learning_rate": _round(rate)}, reason)
 
 
-_BASE_RATE = 1e-4
+_BASE_RATE = 2e-4
 
 
 def _warmup(recipe: Recipe, _facts: TrainingFacts) -> Choice:
