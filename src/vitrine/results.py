@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -501,9 +501,14 @@ def join_words(words: Sequence[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
 
 
+def list_names(names: Iterable[str]) -> str:
+    """Names separated by commas, those that contain one in quotation marks: ``cat, "crane, bird"``."""
+    return ", ".join(f'"{name}"' if "," in name else name for name in names)
+
+
 def and_n_more(names: Sequence[str], limit: int = 5) -> str:
-    """The first few names, and how many more there are: ``a, b and 3 more``."""
-    first = ", ".join(names[:limit])
+    """The first few names, and how many more there are: ``a, b and 3 more``; see :func:`list_names`."""
+    first = list_names(names[:limit])
     return first if len(names) <= limit else f"{first} and {len(names) - limit:,} more"
 
 

@@ -269,7 +269,7 @@ def test_a_cell_of_the_confusion_matrix_opens_its_pictures_and_they_their_maps(p
     assert set(labels) == names
     page.locator(".thumbnails button").first.click()
     page.locator(".predictions").wait_for()
-    assert page.locator("h1").inner_text() == f"{labels[0].split('/')[-1]} · {truth}"
+    assert page.locator("h1").inner_text() == f"{labels[0].split('/')[-1]} · true label: {truth}"
     assert page.locator(".predictions .label").first.inner_text() == answer
     page.go_back()
     page.locator(".confusion button[aria-pressed=true]").wait_for()

@@ -27,6 +27,7 @@ from vitrine.data.image_folder import one_picture
 from vitrine.explain.explainer import Explainer
 from vitrine.plotting.colormap import shared_scale
 from vitrine.plotting.provenance import read_provenance
+from vitrine.report.sections.maps import CAVEAT
 from vitrine.results import percent
 from vitrine.train.run import train
 
@@ -133,7 +134,7 @@ def test_it_says_what_the_model_says(page: Any, home: str, model: Any, first: Pa
     page.get_by_role("button", name="All ").click()
     assert page.locator(".predictions li").count() == len(prediction.probabilities)
     sample = sample_of(page, home)
-    assert page.locator("h1").inner_text() == f"{sample['name'].split('/')[-1]} · {sample['label']}"
+    assert page.locator("h1").inner_text() == f"{sample['name'].split('/')[-1]} · true label: {sample['label']}"
 
 
 def check_prediction(page: Any, prediction: Any) -> None:
@@ -251,12 +252,15 @@ def test_moving_shows_who_attends_to_whom_without_asking(page: Any, small_run: P
     until(page, "document.querySelector('.readout strong')")  # the matrix is there
     page.mouse.move(2, 2)
     before, request_count = canvas_data(canvas(page)), len(page.requested_urls)
+    other_map = page.locator(".verdict .other-map")
     for name, over in (("what a patch attends to", "from"), ("who attends to it", "to")):
         page.get_by_role("radio", name=name).check()
         for row, column in ((0, 0), (1, 2), (3, 3)):
             page.mouse.move(*point(page, row, column))
             self_attention = relative_NN[SIDE * row + column, SIDE * row + column]
             assert f"itself {format_value(self_attention)}" in readout(page)
+            # The verdict that still stands there is of another map, and says so.
+            assert f"of the patch in row {row}, column {column}: maps of single patches" in other_map.inner_text()
         maps = [each.reshape(SIDE, SIDE) for each in (relative_NN if over == "from" else relative_NN.T)]
         bar = page.locator(".bars .colour-bar").get_attribute("aria-label")
         # All patches share one scale; the page takes it from float16.
@@ -265,6 +269,10 @@ def test_moving_shows_who_attends_to_whom_without_asking(page: Any, small_run: P
     assert [url for url in page.requested_urls[request_count:] if "/api/" in url and "/api/verdict" not in url] == []
     page.mouse.move(2, 2)
     assert canvas_data(canvas(page)) == before
+    assert not other_map.is_visible()
+    page.get_by_role("radio", name="the map").check()  # its values are read: the verdict is of this very map
+    page.mouse.move(*point(page, 1, 2))
+    assert not other_map.is_visible()
 
 
 def test_a_patch_is_kept_and_a_link_shows_it_again(page: Any, browser: Any, home: str) -> None:
@@ -320,6 +328,7 @@ def test_the_verdict_and_its_controls(page: Any, home: str) -> None:
     answer = page.request.post(f"{home}/api/verdict?model=0&method=attention&sample={sample}").json()
     assert badge.inner_text() == answer["flag"]
     assert answer["sentence"] in page.locator(".verdict").inner_text()
+    assert page.locator(".verdict .caveat").inner_text().replace("’", "'") == CAVEAT
     page.locator(".verdict summary").click()
     assert page.locator(".controls figcaption").all_inner_texts() == [each["name"] for each in answer["controls"]]
     until(page, "[...document.querySelectorAll('.controls canvas')].every((each) => each.width > 20)")

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +20,7 @@ from support.explorer_browser import canvas_data, open_browser, open_page, until
 from vitrine.attribution.placement import Placement
 from vitrine.caption.figures.words import WordPanel, draw_word
 from vitrine.data.transforms import CropGeometry
-from vitrine.plotting.colormap import SIGNED, Scale
+from vitrine.plotting.colormap import Scale, paint
 from vitrine.plotting.overlay import draw_map, draw_overlay
 from vitrine.plotting.style import DPI, new_figure
 
@@ -90,7 +89,7 @@ def report_page() -> str:
 <figure data-viewer="map"><script type="application/json">{json.dumps(one)}</script></figure>
 <figure data-viewer="words"><script type="application/json">{json.dumps(caption)}</script></figure>
 <script type="module">{script}
-window.viewer = {{ decodeArray, drawOverlay, drawMap, colourAt, formatProbability }};
+window.viewer = {{ decodeArray, drawOverlay, drawMap, colourAt, paintAt, formatProbability }};
 mountViewers().then(() => {{ window.isDrawn = true; }});</script></body></html>"""
 
 
@@ -175,13 +174,36 @@ def test_what_was_not_seen_is_fainter_and_hatched(page: Any) -> None:
     assert np.abs(outside - expected)[~lines].max() <= 10
 
 
-@pytest.mark.parametrize(("kind", "colours"), [("uniform", mpl.colormaps["inferno"]), ("lost", SIGNED)])
-def test_the_colours_are_matplotlibs(page: Any, kind: str, colours: Any) -> None:
-    places = np.linspace(0, 1, 701)
-    page_colours = page.evaluate(
-        "([kind, places]) => places.map((at) => [...viewer.colourAt({ kind }, at)])", [kind, places.tolist()]
+@pytest.mark.parametrize("kind", SCALES)
+def test_the_paint_has_the_figures_numbers(page: Any, kind: str) -> None:
+    scale, values = SCALES[kind], np.linspace(-1, 4, 701)
+    sent = {"kind": kind, "high": scale.high, "low": scale.low}
+    painted = page.evaluate(
+        "([scale, values]) => values.map((value) => viewer.paintAt(scale, value))", [sent, values.tolist()]
     )
-    assert np.abs(np.array(page_colours) - colours(places)[:, :3] * 255).max() <= 0.51
+    colours, opacity = paint(scale.distances(values))
+    np.testing.assert_allclose(painted, np.concatenate([255 * colours, opacity], axis=1), atol=1e-6)
+    bar = page.evaluate(
+        "([scale, n]) => Array.from({ length: n }, (_, i) => viewer.colourAt(scale, i / (n - 1)))", [sent, 512]
+    )
+    assert np.abs(np.array(bar) - 255 * scale.colormap(np.arange(512))[:, :3]).max() < 0.6
+
+
+def test_the_contour_and_the_frame_are_drawn_where_figures_have_them(page: Any) -> None:
+    map_RC, scale = scores("uniform"), {"kind": "uniform", "high": 3}
+    image = draw_in_browser(page, "overlay", map_RC, scale=scale, contour=True)
+    expected = draw_with_figures(draw_overlay, photograph(), map_RC, PLACEMENT, SCALES["uniform"], contour=True)
+    apart = np.abs(crop_inside(image) - crop_inside(expected)).max(-1)
+    assert (crop_inside(expected).min(-1) > 254).sum() > 20  # a white line is there
+    assert (apart > 20).mean() < 0.03
+    framed = draw_in_browser(page, "overlay", map_RC, scale=scale, query=[1, 2])
+    left, top, right, bottom = (round(each) for each in PLACEMENT.patch_box(1, 2))
+    plain = draw_in_browser(page, "overlay", map_RC, scale=scale)
+    changed = np.abs(framed.astype(int) - plain).max(-1) > 20
+    assert changed[top : bottom + 1, left].all()
+    assert changed[top, left : right + 1].all()
+    assert not changed[: top - 6].any()
+    assert not changed[bottom + 6 :].any()
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32"])

@@ -48,6 +48,7 @@ def explain(
     stretch: bool = False,
     scale: float = 0.0,
     patches: bool = False,
+    contour: bool = False,
     format: str = "png",  # noqa: A002  the command line's word
     replace: bool = False,
     seed: int = 0,
@@ -86,6 +87,7 @@ def explain(
         stretch: stretch each map to its own minimum and maximum; figures say so.
         scale: where the colours end; 0 finds it on the first ``batch_size`` pictures, or on each map in memory.
         patches: draw patches as they are, not smoothed.
+        contour: draw a line where a map crosses uniform (of occlusion: no effect).
         format: png or svg, of the figures.
         replace: remove the figures that another call left in ``out``; without it they are an error.
         seed: of the checks and the choice of pictures.
@@ -128,6 +130,7 @@ def explain(
         stretch=stretch,
         scale=scale,
         smooth=not patches,
+        contour=contour,
         kind=format,
         seed=seed,
     )

@@ -77,7 +77,7 @@ class Caption:
     @classmethod
     def of(cls, picture: CaptionedPicture, provenance: CaptionProvenance, path: Path | None) -> Caption:
         """The caption of a picture that was captioned; ``path`` is where its file lies, None of one in memory."""
-        word_maps = prepare_word_maps(picture, provenance.captioner, provenance.settings)
+        word_maps = prepare_word_maps(picture, provenance.captioner, provenance.settings, provenance.model)
         words = tuple(
             Word(word.text, word.probability, word.map_RC, check.is_localized)
             for word, check in zip(word_maps.words, word_maps.checks, strict=True)

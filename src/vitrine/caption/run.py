@@ -298,7 +298,9 @@ class WordMaps:
     scale: Scale
 
 
-def prepare_word_maps(picture: CaptionedPicture, captioner: Captioner, settings: CaptionSettings) -> WordMaps:
+def prepare_word_maps(
+    picture: CaptionedPicture, captioner: Captioner, settings: CaptionSettings, model: str = ""
+) -> WordMaps:
     """Join a caption's tokens to words, check the words' maps, and describe them for the figure."""
     caption = picture.caption
     words = caption_words(caption, captioner.vocabulary, settings.join)
@@ -321,6 +323,7 @@ def prepare_word_maps(picture: CaptionedPicture, captioner: Captioner, settings:
         log_probability=caption.log_probability,
         method=f"{captioner.attention} of the query that predicted each word, {layers}, {heads}{relative}",
         notes=_figure_notes(picture, captioner, sinks.sentence(settings.without_sinks) if sinks else ""),
+        model=model,
     )
     scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
     return WordMaps(words, checks, figure_picture, scale)
@@ -495,7 +498,10 @@ class CaptionWriter:
 
     def _draw(self, picture: CaptionedPicture) -> bytes:
         """Write one figure; the row of its picture."""
-        sample, word_maps = picture.sample, prepare_word_maps(picture, self.captioner, self.settings)
+        sample, word_maps = (
+            picture.sample,
+            prepare_word_maps(picture, self.captioner, self.settings, self.provenance.model),
+        )
         figure, caption = self.out / self.figures[sample.name], word_maps.picture.caption
         path = path_in(self.images, sample, self.is_folder)
         provenance = self.provenance.of(sample, path, str(figure.parent))

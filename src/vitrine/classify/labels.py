@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from vitrine.errors import ModelError
-from vitrine.results import count_of
+from vitrine.results import count_of, list_names
 
 _SHOWN = 8  # names that a message lists
 
@@ -47,7 +47,7 @@ def shared_names_note(labels: Sequence[str]) -> tuple[str, ...]:
     shared_names = [name for name, count in Counter(names).items() if count > 1]
     if not shared_names:
         return ()
-    examples = "; ".join(", ".join(classes_called(labels, name)) for name in shared_names[:_SHOWN])
+    examples = "; ".join(list_names(classes_called(labels, name)) for name in shared_names[:_SHOWN])
     return (f"Several classes have one name, and are told apart by their numbers: {examples}.",)
 
 
@@ -70,9 +70,9 @@ def find_class(labels: Sequence[str], label_or_number: str | int) -> int:
         return labels.index(text)
     if same := classes_called(labels, text):
         raise ModelError(
-            f"The model has {count_of(len(same), 'class', 'classes')} called {text!r}. Give one of: {', '.join(same)}"
+            f"The model has {count_of(len(same), 'class', 'classes')} called {text!r}. Give one of: {list_names(same)}"
         )
     if text.isascii() and text.isdecimal() and int(text) < len(labels):
         return int(text)
-    first = ", ".join(labels[:_SHOWN]) + (" ..." if len(labels) > _SHOWN else "")
+    first = list_names(labels[:_SHOWN]) + (" ..." if len(labels) > _SHOWN else "")
     raise ModelError(f"The model has no class {text!r}. Its classes, which can be given by number too: {first}")

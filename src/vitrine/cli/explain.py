@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _OF_SCORES = ("masks", "category", "split", "curves", "layers", "encoding")
 _OF_METHODS = tuple(option for option in OPTIONS if option != "seed")  # --seed is of checks, limits and scores too
-_OF_FIGURES = (*_OF_METHODS, "check", "stretch", "scale", "patches", "kind", "replace", "engine")
+_OF_FIGURES = (*_OF_METHODS, "check", "stretch", "scale", "patches", "contour", "kind", "replace", "engine")
 _OF_ENGINES = ("ray_address", "workers", "part_size", "resume")
 
 
@@ -135,6 +135,9 @@ def explain(
         float, typer.Option(min=0, help="Where the colours end; 0 finds it on the first --batch-size pictures.")
     ] = 0.0,
     patches: Annotated[bool, typer.Option("--patches", help="Draw patches as they are, not smoothed.")] = False,
+    contour: Annotated[
+        bool, typer.Option("--contour", help="Draw a line where a map crosses uniform (of occlusion: no effect).")
+    ] = False,
     kind: FigureFormatOption = "png",
     replace: ReplaceOption = False,
     seed: Annotated[int, typer.Option(min=0, help="Of --check, --limit and --score.")] = 0,
@@ -209,6 +212,7 @@ def explain(
             stretch=stretch,
             scale=scale,
             patches=patches,
+            contour=contour,
             format=kind,
             replace=replace,
             seed=seed,

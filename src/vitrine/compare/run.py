@@ -493,8 +493,8 @@ def save_disagreement_maps(
         path,
         {"runs": f"{pair[0].folder.path}, {pair[1].folder.path}"},
         title=f"{count_of(count, 'picture')} on which two runs disagree",
-        detail=f"of each pair left: {disagreements.first}, right: {disagreements.second}; {maps[0].method}",
-        pairs=False,
+        detail=f"photograph, then the map of {disagreements.first}, then of {disagreements.second}; {maps[0].method}",
+        maps_each=2,
     )
     return sheets, notes
 

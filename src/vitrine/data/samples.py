@@ -13,6 +13,7 @@ from PIL import Image
 
 from vitrine.errors import DataError
 from vitrine.printable import escape_controls
+from vitrine.results import list_names
 
 
 class Picture(Protocol):
@@ -134,7 +135,7 @@ class Dataset:
     def label_text(self, sample: Sample) -> str | None:
         """A picture's class name, or its labels with commas between them; None where nothing is known of it."""
         if self.is_multi_label:
-            return ", ".join(self.labels[index] for index in sample.label_set)
+            return list_names(self.labels[index] for index in sample.label_set)
         return None if sample.label is None else self.labels[sample.label]
 
     def require_one_label(self, purpose: str) -> None:

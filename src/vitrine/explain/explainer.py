@@ -16,7 +16,7 @@ import torch
 from torchvision.transforms.v2.functional import resize
 
 from vitrine.attribution.faithfulness import InsertionDeletionCurves, insertion_deletion_curves
-from vitrine.attribution.maps import BatchMaps, Unit, display_scores, token_layout
+from vitrine.attribution.maps import BatchMaps, Unit, display_scores, patch_on_grid, token_layout
 from vitrine.attribution.methods import Method
 from vitrine.attribution.outlier_tokens import outlier_tokens, token_norms, without_outliers
 from vitrine.attribution.patch_hiding import HidingTest, PatchHiding
@@ -74,6 +74,8 @@ class ExplainedPicture:
         verdict: whether the answer depends on the patches that the map marks; None where it was not checked.
         outlier_patches: (row, column) of every outlier token that the check found.
         masked_RC: ``display_RC`` with outlier tokens masked; None where there are none.
+        model: its reference, as it was given.
+        query: the patch (row, column) that looks; None where it is no patch.
     """
 
     sample: Sample
@@ -92,6 +94,8 @@ class ExplainedPicture:
     verdict: HidingTest | None = None
     outlier_patches: tuple[tuple[int, int], ...] = ()
     masked_RC: Floats | None = None
+    model: str = ""
+    query: tuple[int, int] | None = None
 
     def placement(self, width: int, height: int) -> Placement:
         """Where the map's patches lie on the photograph, of this many upright pixels."""
@@ -130,6 +134,8 @@ class Explainer:
         self.classifier, self.method = classifier, method
         self.layout = token_layout(classifier.module, *classifier.spec.size)
         self.transform = eval_transform(classifier.spec)
+        query = method.query if method.name == "attention" else None
+        self._query = patch_on_grid(query, self.layout.rows, self.layout.columns) if isinstance(query, tuple) else None
         self.target_index = None if target is None else find_class(classifier.labels, target)
         against = method.against
         self.against_index = None if against is None else find_class(classifier.labels, against)
@@ -205,6 +211,8 @@ class Explainer:
             verdict=None if check is None else check.verdict,
             outlier_patches=() if check is None else check.outlier_patches,
             masked_RC=None if check is None else _mask_outliers(scores_RC, check.outliers_RC, maps.unit),
+            model=self.classifier.loaded_model.reference.text,
+            query=self._query,
         )
 
     def _transform_of(self, sample: Sample) -> EvalTransform:

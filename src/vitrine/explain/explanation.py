@@ -106,7 +106,8 @@ class Explanation:
     def picture(self) -> MapPicture:
         """What figures are drawn of: photograph, map as a multiple of uniform, placement."""
         item = replace(self._item, verdict=self.known_verdict)
-        return MapPicture.of(item, self.true, self._provenance.settings.smooth)
+        settings = self._provenance.settings
+        return MapPicture.of(item, self.true, settings.smooth, settings.contour)
 
     def to_image(self, smooth: bool = True) -> Floats:
         """The map in the photograph's own pixels: float32 (H, W), NaN where the model saw nothing."""
@@ -171,7 +172,8 @@ class Explanation:
         """
         photo_HWC, map_RC, placement, title = self.on_photo
         axes = current_axes() if ax is None else ax
-        return plot_overlay(axes, photo_HWC, map_RC, placement, scale or self.scale, title=title)
+        look: dict[str, Any] = {"query": self._item.query, "contour": self._provenance.settings.contour}
+        return plot_overlay(axes, photo_HWC, map_RC, placement, scale or self.scale, title=title, **look)
 
     def overlay(self) -> Image.Image:
         """The figure as a picture: photograph, overlay, map alone and colour bar."""

@@ -41,7 +41,7 @@ from vitrine.models.precision import autocast
 from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.own_axes import overlays_figure
 from vitrine.plotting.provenance import Provenance, figure_names
-from vitrine.plotting.style import figure_bytes, save
+from vitrine.plotting.style import figure_bytes, save, shorten
 from vitrine.results import Progress, Unreadable, count_of, no_progress, none_drawn, unreadable_to_json
 
 Floats = npt.NDArray[np.float32]
@@ -67,6 +67,7 @@ class ExplainSettings:
         stretch: stretch every map to its own minimum and maximum; figures say so.
         scale: where the colours end, in the unit of the maps; 0 finds it on the first pictures.
         smooth: draw overlays smoothly between the middles of patches.
+        contour: draw a line over the photograph where a map crosses the value that favours no patch.
         kind: "png" or "svg".
         seed: of the checks.
 
@@ -84,6 +85,7 @@ class ExplainSettings:
     smooth: bool = True
     kind: str = "png"
     seed: int = 0
+    contour: bool = False
 
     def __post_init__(self) -> None:
         requests = {"target": self.target is not None, "heads": self.each_head, "matrix": self.matrix}
@@ -446,6 +448,7 @@ class MapProvenance:
                 "stretch": settings.stretch,
                 "scale": scale,
                 "smooth": settings.smooth,
+                "contour": settings.contour,
                 "seed": settings.seed,
             },
             command=shlex.join(command) if is_file and not self.classifier.is_in_memory else None,
@@ -509,7 +512,8 @@ class MapWriter:
         self.claim.take()
         heads_BHRC, matrices_BHNN = self._head_maps(batch), self._matrices(batch)
         for b, item in enumerate(batch.pictures):
-            picture = MapPicture.of(item, self._true_label(item.sample), self.settings.smooth)
+            true, settings = self._true_label(item.sample), self.settings
+            picture = MapPicture.of(item, true, settings.smooth, settings.contour)
             heads_HRC = None if heads_BHRC is None else heads_BHRC[b]
             matrices_HNN = None if matrices_BHNN is None else matrices_BHNN[b]
             try:
@@ -607,6 +611,12 @@ class MapWriter:
     def _method(self) -> str:
         return self.settings.method.describe(self.classifier.module)
 
+    @property
+    def _sheet_detail(self) -> str:
+        """What a contact sheet says of all its maps: the method, the class where one was asked for, and the model."""
+        target = f", for {self.settings.target}" if self.settings.target else ""
+        return f"{self._method}{target} · model {shorten(self.provenance.model, 44)}"
+
     def _head_maps(self, batch: ExplainedBatch) -> Floats | None:
         """The map of every head: float32 (B, H, R, C); None where they are not drawn."""
         if not self.settings.each_head:
@@ -637,16 +647,19 @@ class MapWriter:
             displays_HRC,
             picture.placement,
             scale,
-            title=picture.title,
-            detail=self._method.replace(reduction, "head by head"),
+            title=picture.headline,
+            detail=picture.origin.replace(reduction, "head by head"),
             smooth=self.settings.smooth,
+            query=picture.query,
+            contour=picture.contour,
         )
 
     def _matrix_figure(self, picture: MapPicture, matrices_HNN: Floats) -> Figure:
         layout = token_layout(self.classifier.module)
         layer = describe_layer(self.settings.method.layer, layout.blocks)
-        detail = f"attention of every token to every token, {layer}"
-        return matrices_figure(matrices_HNN, layout.prefix, title=picture.title, detail=detail)
+        method = f"attention of every token to every token, {layer}"
+        detail = replace(picture, method=method).origin
+        return matrices_figure(matrices_HNN, layout.prefix, title=picture.headline, detail=detail)
 
     def _save_beside(self, figure: Figure, path: Path, suffix: str, provenance: Provenance) -> None:
         save(figure, _beside(path, suffix), replace(provenance, figure=suffix).to_metadata())
@@ -665,7 +678,7 @@ class MapWriter:
                 replace(provenance, figure="contact sheet").to_metadata(),
                 place=(len(self._sheets) + 1, ceil(len(self.figures) / A_SHEET)),
                 title=count_of(len(self.figures), "picture"),
-                detail=self._method,
+                detail=self._sheet_detail,
             )
         )
         self._sheet = []
@@ -724,6 +737,7 @@ def explain_flags(settings: ExplainSettings, precision: str, architecture: str |
         "--check": settings.check,
         "--stretch": settings.stretch,
         "--patches": not settings.smooth,
+        "--contour": settings.contour,
     }
     return [*flags, *(name for name, is_on in switches.items() if is_on), "--precision", precision]
 

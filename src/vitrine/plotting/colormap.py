@@ -10,35 +10,37 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize, to_rgb
 from matplotlib.figure import Figure
 
 from vitrine.plotting.style import GREY, HAIRLINE, INK, SMALL, add_axes, add_text, shorten
+from vitrine.results import count_of
 
 _THICK, _ARROW = 0.13, 0.19  # of a colour bar, in inches
 _NICE = np.array([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10])
-# Blue below, orange above, black between. CIE lightness rises evenly from 6 to 92 on both sides (a test looks): dark is
-# little, as in the colours of attention, and neither sign looks larger than the other.
-SIGNED = LinearSegmentedColormap.from_list(
-    "vitrine.signed",
-    [
-        "#c7eeff",
-        "#43c4ff",
-        "#0992d5",
-        "#0063a3",
-        "#07376b",
-        "#131313",
-        "#602600",
-        "#934d00",
-        "#c67804",
-        "#f7a901",
-        "#ffe5b2",
-    ],
-)
+# The paint of maps, laid over a photograph (or over white, where a map stands alone): its opacity grows evenly with the
+# distance from the value that favours no patch, and there the photograph keeps its own colours. Purple is what
+# photographs have least of; it and gold stay apart with every common colour blindness, and in grey print gold is the
+# lighter of the two. report/page/viewer.js has the same numbers (a test compares them); docs/decisions/0034 says why.
+ABOVE = ("#d436c8", "#8a0f8f")  # of a patch with more than its share, from little more to most
+BELOW = ("#e0b13a", "#c99a00")
+OPACITY = 0.85  # at the scale's ends
+QUANTILE = 0.98  # of the values of maps that are drawn together: there the colours end
+
+
+def paint(distances: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The paint at distances from neutral: its colours (..., 3), 0 to 1, and its opacities (..., 1).
+
+    Args:
+        distances: of any shape, from -1 to 1: 0 says nothing, 1 is the scale's upper end.
+    """
+    distances = np.asarray(distances, dtype=np.float64)[..., None]
+    (above, most), (below, least) = (np.array([to_rgb(colour) for colour in arm]) for arm in (ABOVE, BELOW))
+    far = np.abs(distances)
+    return np.where(distances > 0, above + far * (most - above), below + far * (least - below)), OPACITY * far
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,27 @@ class Scale:
 
     @property
     def neutral(self) -> float:
-        """The value of a map that favours no patch, which the colour bar marks: 0 lost, or 1 times uniform."""
-        return 0.0 if self.kind == "lost" else 1.0
+        """The value that says nothing, where there is no paint: 0 lost, 1 times uniform; of "own" the least value."""
+        return {"lost": 0.0, "own": self.low or 0.0}.get(self.kind, 1.0)
 
     @property
     def colormap(self) -> Colormap:
-        """A perceptually even colormap, dark where values are small."""
-        return SIGNED if self.kind == "lost" else mpl.colormaps["inferno"]
+        """The paint on white, from the least to the largest value of the scale."""
+        colours, opacity = paint(self.distances(self.norm.inverse(np.linspace(0, 1, 512))))
+        return ListedColormap(1 - opacity * (1 - colours))
+
+    def distances(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """How far values are from neutral, -1 to 1, for :func:`paint`; what lies beyond the scale is at its end.
+
+        1 is the scale's upper end. Below neutral the steps are as large as above: a patch that nothing looks at lies
+        1 / (high - 1) away from uniform.
+        """
+        values = np.asarray(values, dtype=np.float64)
+        if self.kind == "log":
+            distances = np.log(np.maximum(values, 0.1)) / np.log(self.high)
+        else:
+            distances = (values - self.neutral) / max(self.high - self.neutral, 1e-9)
+        return np.asarray(np.clip(distances, -1, 1), dtype=np.float64)
 
     @property
     def norm(self) -> Normalize:
@@ -85,6 +101,19 @@ class Scale:
         if self.kind == "log":
             return LogNorm(0.1, self.high, clip=True)
         return Normalize(-self.high if self.kind == "lost" else self.low or 0.0, self.high, clip=True)
+
+    def describe_end(self, maps: Sequence[npt.ArrayLike]) -> tuple[str, ...]:
+        """A sentence on the patches that lie beyond the scale, where there are any."""
+        if self.kind == "own":
+            return ()
+        values = np.concatenate([np.asarray(each, dtype=np.float64).ravel() for each in maps])
+        values = np.abs(values[np.isfinite(values)]) if self.kind == "lost" else values[np.isfinite(values)]
+        beyond = int(np.count_nonzero(values > self.high * (1 + 1e-6)))
+        if not beyond:
+            return ()
+        return (
+            f"Colours end at {number(self.high)}: {count_of(beyond, 'patch', 'patches')} of {len(values):,} beyond.",
+        )
 
     def for_map(self, map_RC: npt.ArrayLike) -> Scale:
         """The scale of one map: with ends of its own where it is "own" and has none yet, else this one."""
@@ -95,10 +124,10 @@ class Scale:
 
 
 def shared_scale(maps: Sequence[npt.ArrayLike], minimum: float = 2.0) -> float:
-    """Where one scale for several maps ends: their 99.5th percentile of magnitude, rounded up to a number to read.
+    """Where one scale for several maps ends: the 98 % quantile of their magnitudes, rounded up to a number to read.
 
-    Robust, so that one outlier patch does not darken all the others; what lies above is drawn as the last colour, and
-    the colour bar says so.
+    One patch in fifty may lie beyond, so that the outliers of one picture do not leave all the others without colour;
+    it has the last colour, the colour bar ends in an arrow, and figures say how many there are.
 
     Args:
         maps: of any shapes, multiples of uniform or probabilities lost; what is not finite does not count.
@@ -106,7 +135,7 @@ def shared_scale(maps: Sequence[npt.ArrayLike], minimum: float = 2.0) -> float:
     """
     values = np.concatenate([np.zeros(0), *(np.abs(np.asarray(each, dtype=np.float64)).ravel() for each in maps)])
     values = values[np.isfinite(values)]
-    target = max(minimum, float(np.percentile(values, 99.5)) if len(values) else 0.0)
+    target = max(minimum, float(np.quantile(values, QUANTILE)) if len(values) else 0.0)
     power = 10.0 ** np.floor(np.log10(target))
     return float(round(power * _NICE[np.searchsorted(_NICE, target / power * (1 - 1e-9))], 12))
 
@@ -175,8 +204,7 @@ def _ends(maps: Sequence[npt.ArrayLike]) -> tuple[float, float]:
 def _ticks(scale: Scale, low: float, high: float, room: float) -> list[float]:
     """Ticks of a colour bar: the neutral value, and others at least ``room``, a share of the bar, away from it."""
     if scale.kind == "own":
-        inside = low + room * (high - low) < scale.neutral < high - room * (high - low)
-        return [low, *([scale.neutral] if inside else []), high]
+        return [low, high]
     if scale.kind == "log":
         return [*(10.0**power for power in range(-1, ceil(np.log10(high) - 0.3))), high]
     step = next(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from vitrine.attribution.placement import Placement
 from vitrine.plotting.colormap import Scale, colour_bar, shared_scale
 from vitrine.plotting.overlay import Patch, Pixels, draw_overlay
-from vitrine.plotting.style import Grid, add_axes, arrange_panels, figure_style, panel_grid
+from vitrine.plotting.style import INK, Grid, add_axes, arrange_panels, figure_style, panel_grid
 from vitrine.results import count_of
 
 Floats = npt.NDArray[np.float32]
@@ -35,6 +35,8 @@ def heads_figure(
     heads: Sequence[int] = (),
     smooth: bool = True,
     outlines: Sequence[Patch] = (),
+    query: Patch | None = None,
+    contour: bool = False,
 ) -> Figure:
     """A panel a head, at most six in a row: its map over the photograph, all on one scale.
 
@@ -48,6 +50,8 @@ def heads_figure(
         heads: their numbers, counted from 0; all by default.
         smooth: between the middles of patches, or patches as they are.
         outlines: patches (row, column) to outline.
+        query: the patch that looks, which has a frame.
+        contour: draw a line where a map crosses the value that favours no patch.
 
     Raises:
         ValueError: there is no map, or numbers and maps differ in count.
@@ -55,7 +59,8 @@ def heads_figure(
     maps_HRC = np.asarray(maps_HRC, dtype=np.float32)
     names = _head_names(len(maps_HRC), heads)
     aspect = placement.geometry.width / placement.geometry.height
-    warnings = (*scale.warnings, *describe_marks(placement.visible_share < 1 - 1e-6, bool(outlines)))
+    marks = describe_marks(placement.visible_share < 1 - 1e-6, bool(outlines), query)
+    warnings = (*scale.warnings, *scale.describe_end(list(maps_HRC)), *marks)
     with figure_style():
         grid = _panels_of_heads(names, aspect, _IN_A_ROW, title, "\n".join([detail, *warnings]))
         for map_RC, box in zip(maps_HRC, grid.boxes, strict=True):
@@ -67,6 +72,8 @@ def heads_figure(
                 scale,
                 smooth=smooth,
                 outlines=outlines,
+                query=query,
+                contour=contour,
             )
         colour_bar(grid.figure, scale, list(maps_HRC), grid.bar, grid.bar_length)
         return grid.figure
@@ -104,7 +111,7 @@ def matrices_figure(
     if prefix:
         width_words = f", drawn {broad} times as broad," if broad > 1 else ""
         words += (
-            f" White lines part {count_of(prefix, 'prefix token')}{width_words} from "
+            f" Dark lines part {count_of(prefix, 'prefix token')}{width_words} from "
             f"{count_of(tokens - prefix, 'patch', 'patches')}."
         )
     with figure_style():
@@ -121,13 +128,14 @@ def _matrix(axes: Axes, relative_NN: Floats, prefix: int, broad: int, scale: Sca
     axes.imshow(pixels, cmap=scale.colormap, norm=scale.norm, extent=(0, len(pixels), len(pixels), 0))
     axes.set(xticks=[], yticks=[])
     if prefix:
-        axes.axvline(prefix * broad, color="white", linewidth=1.4)
-        axes.axhline(prefix * broad, color="white", linewidth=1.4)
+        axes.axvline(prefix * broad, color=INK, linewidth=0.8)
+        axes.axhline(prefix * broad, color=INK, linewidth=0.8)
 
 
-def describe_marks(has_unseen: bool, has_outlines: bool) -> list[str]:
+def describe_marks(has_unseen: bool, has_outlines: bool, query: Patch | None = None) -> list[str]:
     """What hatching and outlines say, where a figure has no room for a key."""
     words = ["hatched: not seen by the model"] * has_unseen + ["outlined: outlier patches"] * has_outlines
+    words += [] if query is None else [f"framed: the patch that looks, row {query[0]}, column {query[1]}"]
     return ["; ".join(words).capitalize() + "."] if words else []
 
 

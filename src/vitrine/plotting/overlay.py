@@ -19,19 +19,20 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from vitrine.attribution.placement import Placement
-from vitrine.plotting.colormap import Scale
-from vitrine.plotting.style import EMPTY, GREY, INK
+from vitrine.plotting.colormap import Scale, paint
+from vitrine.plotting.style import DPI, EMPTY, GREY, HAIRLINE, INK
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 Patch = tuple[int, int]
 
-_LUMA = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)  # Rec. 709
+RULER = 6.5  # points of the numbers of rows and columns
 
 
-def draw_photo(axes: Axes, photo_HWC: Pixels, placement: Placement) -> Axes:
-    """The photograph, with what the model did not see faded and hatched."""
+def draw_photo(axes: Axes, photo_HWC: Pixels, placement: Placement, *, query: Patch | None = None) -> Axes:
+    """The photograph, with what the model did not see faded and hatched; ``query``: a patch that has a frame."""
     photo = _raster(axes, photo_HWC, placement)
+    _outline(axes, placement, (), query)
     return _finish(axes, _with_unseen(photo, photo, placement), placement)
 
 
@@ -44,11 +45,13 @@ def draw_overlay(
     *,
     smooth: bool = True,
     outlines: Sequence[Patch] = (),
+    query: Patch | None = None,
+    contour: bool = False,
 ) -> Axes:
     """Draw a map over its photograph into any axes.
 
-    The photograph is dimmed and nearly grey; colour covers it the more, the larger the value, so that what has none
-    stays in sight. What the model did not see is faded and hatched.
+    Paint covers it the more, the farther a value is from the one that favours no patch; there the photograph has its
+    own colours. What the model did not see is faded and hatched.
 
     Args:
         axes: drawn into; its coordinates become the photograph's pixels.
@@ -58,6 +61,8 @@ def draw_overlay(
         scale: what the colours mean.
         smooth: between the middles of patches, or patches as they are.
         outlines: patches (row, column) to outline.
+        query: the patch that looks, which has a frame.
+        contour: draw a line where the map crosses the value that favours no patch.
 
     Returns:
         The axes.
@@ -67,24 +72,89 @@ def draw_overlay(
     """
     photo = _raster(axes, photo_HWC, placement)
     values = placement.to_image(map_RC, smooth, photo.shape[:2])
-    at = np.asarray(scale.for_map(map_RC).norm(np.nan_to_num(values)), dtype=np.float32)
-    share = np.abs(2 * at - 1) if scale.kind == "lost" else at
-    opacity = np.where(np.isnan(values), 0, 0.92 * share**0.7)[..., None]
-    dimmed_photo = 0.05 + 0.47 * (0.7 * (photo @ _LUMA)[..., None] + 0.3 * photo)
-    pixels = (1 - opacity) * dimmed_photo + opacity * scale.colormap(at)[..., :3]
-    _outline(axes, placement, outlines)
+    scale = scale.for_map(map_RC)
+    colours, opacity = paint(scale.distances(np.nan_to_num(values, nan=scale.neutral)))
+    pixels = (1 - opacity) * photo + opacity * colours
+    if contour:
+        pixels = _with_contour(pixels, values, scale.neutral)
+    _outline(axes, placement, outlines, query)
     return _finish(axes, _with_unseen(pixels, photo, placement), placement)
 
 
 def draw_map(
-    axes: Axes, map_RC: npt.ArrayLike, placement: Placement, scale: Scale, *, outlines: Sequence[Patch] = ()
+    axes: Axes,
+    map_RC: npt.ArrayLike,
+    placement: Placement,
+    scale: Scale,
+    *,
+    outlines: Sequence[Patch] = (),
+    query: Patch | None = None,
 ) -> Axes:
-    """The map alone, patches as they are, where they lie on the photograph; arguments as :func:`draw_overlay`."""
+    """The map alone on white, patches as they are, with their rows and columns numbered from 0.
+
+    They lie where they do on the photograph; arguments as :func:`draw_overlay`.
+    """
     values = placement.to_image(map_RC, smooth=False, shape=_size(axes, placement))
     pixels = scale.colormap(scale.for_map(map_RC).norm(np.nan_to_num(values)))[..., :3]
     pixels[np.isnan(values)] = to_rgb(EMPTY)
-    _outline(axes, placement, outlines)
-    return _finish(axes, pixels, placement)
+    _outline(axes, placement, outlines, query)
+    _finish(axes, pixels, placement)
+    _number_patches(axes, placement)
+    return axes
+
+
+def _number_patches(axes: Axes, placement: Placement) -> None:
+    """Number rows and columns from 0 outside of the axes: all of a few, and of many what leaves room."""
+    left, top, right, bottom = placement.geometry.box
+    rows, columns = placement.rows, placement.columns
+    box, (width, height) = axes.get_window_extent(), (placement.geometry.width, placement.geometry.height)
+    for axis, count, start, end, inches in (
+        (axes.xaxis, columns, left, right, box.width / DPI * (right - left) / width),
+        (axes.yaxis, rows, top, bottom, box.height / DPI * (bottom - top) / height),
+    ):
+        step = next((step for step in (1, 2, 5, 10, 20, 50) if step * inches / count >= 0.17), 100)
+        numbers = range(0, count, step)
+        axis.set_ticks([start + (n + 0.5) * (end - start) / count for n in numbers], labels=[str(n) for n in numbers])
+    axes.tick_params(length=0, pad=2, labelsize=RULER, labelcolor=GREY)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=HAIRLINE, linewidth=0.6)
+
+
+def _with_contour(pixels: npt.NDArray[Any], values: npt.NDArray[Any], neutral: float) -> npt.NDArray[Any]:
+    """Pixels with a white line, dark at its rims, where values cross neutral."""
+    line, rim = contour_masks(values, neutral)
+    pixels = np.where(rim[..., None], to_rgb(INK), pixels)
+    return np.where(line[..., None], 1.0, pixels)
+
+
+def contour_masks(values_HW: npt.ArrayLike, neutral: float) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which pixels the contour's line covers, and its wider rim: those near one with a neighbour on the other side.
+
+    Values that are not numbers have no side.
+    """
+    values = np.asarray(values_HW, dtype=np.float64)
+    is_above, edge = values > neutral, np.zeros(values.shape, bool)
+    is_number = np.isfinite(values)
+    down = (is_above[1:] != is_above[:-1]) & is_number[1:] & is_number[:-1]
+    across = (is_above[:, 1:] != is_above[:, :-1]) & is_number[:, 1:] & is_number[:, :-1]
+    edge[:-1] |= down
+    edge[:, :-1] |= across
+    reach = max(1, round(min(values.shape) / 250))
+    return _grow(edge, reach - 1), _grow(edge, reach)
+
+
+def _grow(mask: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
+    """A mask with all pixels at most ``reach`` rows and columns away."""
+    for axis in (0, 1):
+        grown = mask.copy()
+        for step in range(1, reach + 1):
+            ahead, behind = [slice(None)] * 2, [slice(None)] * 2
+            ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
+            grown[tuple(ahead)] |= mask[tuple(behind)]
+            grown[tuple(behind)] |= mask[tuple(ahead)]
+        mask = grown
+    return mask
 
 
 def _size(axes: Axes, placement: Placement) -> tuple[int, int]:
@@ -135,10 +205,23 @@ def apply_hatching(patch: Any) -> Any:
     return patch
 
 
-def _outline(axes: Axes, placement: Placement, outlines: Sequence[Patch]) -> None:
+def _outline(axes: Axes, placement: Placement, outlines: Sequence[Patch], query: Patch | None) -> None:
+    if query is not None:
+        left, top, right, bottom = placement.patch_box(*query)
+        for frame in frames(left, top, right - left, bottom - top):
+            axes.add_patch(frame)
     for row, column in outlines:
         left, top, right, bottom = placement.patch_box(row, column)
         axes.add_patch(apply_outline(Rectangle((left, top), right - left, bottom - top, zorder=4)))
+
+
+def frames(left: float, top: float, width: float, height: float, **look: Any) -> list[Rectangle]:
+    """The frame of the patch that looks: a white one, and a dark one on it."""
+    style: dict[str, Any] = {"fill": False, "zorder": 5, "joinstyle": "miter"} | look
+    return [
+        Rectangle((left, top), width, height, edgecolor=colour, linewidth=line, **style)
+        for colour, line in (("white", 3.4), (INK, 1.5))
+    ]
 
 
 def apply_outline(patch: Any) -> Any:

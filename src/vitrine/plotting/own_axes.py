@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -34,6 +35,7 @@ def plot_overlay(
     *,
     title: str = "",
     has_bar: bool = True,
+    **look: Any,
 ) -> Axes:
     """Draw a map over its photograph into a person's axes, with a title, and beside them a colour bar.
 
@@ -45,11 +47,12 @@ def plot_overlay(
         scale: what the colours mean; one for several maps makes them comparable.
         title: above the map.
         has_bar: draw the colour bar; of several maps with one scale, one is enough.
+        look: smooth, outlines, query or contour of :func:`vitrine.plotting.overlay.draw_overlay`.
     """
     scale = scale.for_map(map_RC)
     if has_bar:
         add_bar(axes, [axes], scale)
-    draw_overlay(axes, photo_HWC, map_RC, placement, scale)
+    draw_overlay(axes, photo_HWC, map_RC, placement, scale, **look)
     axes.set_title(shorten(title, 60), fontsize=9, loc="left")
     return axes
 

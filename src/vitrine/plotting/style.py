@@ -8,6 +8,7 @@ files have twice that.
 from __future__ import annotations
 
 import io
+import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from matplotlib.text import Text
 
 from vitrine.io.files import write_atomically
 from vitrine.plotting.fonts import OWN_FONT, any_script
-from vitrine.plotting.provenance import file_metadata
+from vitrine.plotting.provenance import PREFIX, file_metadata
 
 WIDTH = 9.0  # of a figure that fills a README's column
 DPI = 200
@@ -43,7 +44,7 @@ SHARES = LinearSegmentedColormap.from_list(
     "vitrine.shares", ["#ffffff", "#d6e6f2", "#a9cbe3", "#74add1", "#3f8cbc", "#1c6a9e", "#0d4a79", "#082c51"]
 ).with_extremes(bad=EMPTY)
 
-TITLE, LABEL, SMALL = 11.0, 9.0, 8.0  # points
+TITLE, LABEL, SMALL, FOOT = 11.0, 9.0, 8.0, 6.5  # points
 
 _SETTINGS: dict[str, Any] = {
     "font.family": OWN_FONT,
@@ -152,11 +153,36 @@ def figure_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> byte
         metadata: where the figure came from; see :func:`vitrine.plotting.provenance.file_metadata`.
     """
     buffer = io.BytesIO()
-    with figure_style(), any_script(figure):
+    with figure_style(), _origin_below(figure, metadata), any_script(figure):
         # zlib's default level takes twice the time of level 2 for a twentieth fewer bytes.
         options: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
         figure.savefig(buffer, format=kind, metadata=file_metadata(kind, metadata), **options)
     return buffer.getvalue()
+
+
+@contextmanager
+def _origin_below(figure: Figure, metadata: Mapping[str, str]) -> Iterator[None]:
+    """Within the ``with`` block: the figure's foot names its model and data, where nothing else does."""
+    try:
+        options = json.loads(metadata.get(f"{PREFIX}options", "{}"))
+    except (ValueError, RecursionError):  # whoever draws may write any text there
+        options = {}
+    origin = {
+        "model": metadata.get(f"{PREFIX}model", metadata.get("model", metadata.get("run", ""))),
+        "data": str(options.get("data", "") if isinstance(options, dict) else "") or metadata.get("data", ""),
+    }
+    words = [text.get_text() for text in figure.findobj(Text)]
+    unsaid = {kind: name for kind, name in origin.items() if name and not any(name in word for word in words)}
+    new = [f"{kind} {name}" for kind, name in unsaid.items()]
+    if not new:
+        yield
+        return
+    room = float(figure.get_size_inches()[0]) - 2 * MARGIN
+    text = add_text(figure, MARGIN, 0.05, wrap_text(" · ".join(new), FOOT, room)[0], fontsize=FOOT, color=GREY)
+    try:
+        yield
+    finally:
+        text.remove()
 
 
 def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
@@ -216,7 +242,7 @@ class Grid:
 
 
 def arrange_panels(
-    count: int, aspect: float, max_columns: int, max_height: float, max_panel_width: float = WIDTH
+    count: int, aspect: float, max_columns: int, max_height: float, max_panel_width: float = WIDTH, gap: float = GAP
 ) -> tuple[int, tuple[float, float]]:
     """(columns, (width, height) of a panel): in few rows, unless more rows make the panels clearly larger.
 
@@ -226,22 +252,25 @@ def arrange_panels(
         max_columns: in a row.
         max_height: inches of all rows with the panels' names.
         max_panel_width: inches of one panel.
+        gap: inches between panels.
     """
     layout = 0, (0.0, 0.0)
     for rows in range(ceil(count / max_columns), count + 1):
         columns = ceil(count / rows)
         if count < 5 and count % columns:  # few panels leave no gap
             continue
-        across = min(max_panel_width, (WIDTH - 2 * MARGIN - BAR) / columns - GAP)
+        across = min(max_panel_width, (WIDTH - 2 * MARGIN - BAR) / columns - gap)
         width = min(across, max(0.1, (max_height + 0.34) / rows - 0.34 - 0.01) * aspect)
         if width > 1.15 * layout[1][0]:
             layout = columns, (width, width / aspect)
     return layout
 
 
-def grid_width(names: Sequence[str], columns: int, panel: tuple[float, float], least: float = 0.0) -> float:
+def grid_width(
+    names: Sequence[str], columns: int, panel: tuple[float, float], least: float = 0.0, gap: float = GAP
+) -> float:
     """Width of :func:`panel_grid`'s figure."""
-    return max(2 * MARGIN + columns * (_cell(names, panel) + GAP) - GAP + BAR, least)
+    return max(2 * MARGIN + columns * (_cell(names, panel) + gap) - gap + BAR, least)
 
 
 def panel_grid(
@@ -253,9 +282,10 @@ def panel_grid(
     detail: str = "",
     below: float = 0.0,
     least: float = 0.0,
+    gap: float = GAP,
 ) -> Grid:
     """An empty figure for panels in rows, a colour bar to their right, and ``below`` inches for words under them."""
-    width = grid_width(names, columns, panel, least)
+    width = grid_width(names, columns, panel, least, gap)
     lines = [line for part in detail.split("\n") for line in wrap_text(part, SMALL, width - 2 * MARGIN)]
     rows, step = ceil(len(names) / columns), snap_to_pixels(panel[1]) + 0.34
     top = 0.33 + 0.04 + LINE * len(lines) + 0.32
@@ -267,11 +297,11 @@ def panel_grid(
         add_text(figure, MARGIN, height - 0.53 - LINE * index, line, fontsize=SMALL, color=GREY)
     boxes = []
     for index, name in enumerate(names):
-        left = snap_to_pixels(MARGIN + index % columns * (_cell(names, panel) + GAP))
+        left = snap_to_pixels(MARGIN + index % columns * (_cell(names, panel) + gap))
         upper = snap_to_pixels(height - top - index // columns * step)
         add_text(figure, left, upper + 0.07, name, fontsize=SMALL, color=GREY)
         boxes.append((left, upper - snap_to_pixels(panel[1]), snap_to_pixels(panel[0]), snap_to_pixels(panel[1])))
-    bar = (MARGIN + columns * (_cell(names, panel) + GAP) + 0.06, height - top - length - 0.04)
+    bar = (MARGIN + columns * (_cell(names, panel) + gap) - gap + GAP + 0.06, height - top - length - 0.04)
     return Grid(figure, tuple(boxes), bar, length)
 
 

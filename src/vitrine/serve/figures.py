@@ -92,7 +92,7 @@ def draw_caption(
     settings = captioner.settings(beams, kind)
     sample = Sample(upload.name, BytesPicture(upload.data))
     captioned_picture = CaptionedPicture(sample, sample.picture.decode(), caption, encoding.placement)
-    words = prepare_word_maps(captioned_picture, captioner.model, settings)
+    words = prepare_word_maps(captioned_picture, captioner.model, settings, captioner.reference)
     origin = CaptionProvenance(captioner.reference, captioner.model, settings, captioner.flags)
     provenance = origin.of(sample, Path(upload.name), "captions")
     provenance = replace(

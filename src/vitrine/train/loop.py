@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from vitrine.errors import TrainingError
 from vitrine.models.precision import autocast, is_compiled
-from vitrine.results import join_words
+from vitrine.results import and_n_more, join_words
 from vitrine.train.distributed import ProcessGroup
 from vitrine.train.losses import Loss, Objective
 from vitrine.train.settings import LoopSettings
@@ -420,7 +420,7 @@ class PendingStep:
 
     def _not_finite(self, value: float, own_names: Sequence[str]) -> str:
         names = [name for part in self._processes.all_gather(own_names) for name in part]
-        text = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        text = and_n_more(names, 8)
         return (
             f"The loss became {value} in epoch {self.epoch + 1}, step {self.step}. The batch was: {text}.\n"
             f"{self.advice}"

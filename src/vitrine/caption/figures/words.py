@@ -252,6 +252,7 @@ class CaptionPicture:
         method: how the maps were made, for example "cross-attention, last of 6 layers, mean of 8 heads".
         notes: sentences in grey.
         smooth: draw maps smoothly between the middles of patches; otherwise patches as they are.
+        model: its reference.
     """
 
     photo_HWC: Pixels
@@ -264,6 +265,7 @@ class CaptionPicture:
     method: str = ""
     notes: tuple[str, ...] = ()
     smooth: bool = True
+    model: str = ""
 
     def with_smaller_photo(self, side: int = 640) -> CaptionPicture:
         """The same with a copy of the photograph of at most ``side`` pixels a side, to hold many at a time."""
@@ -398,14 +400,16 @@ class _SmallText:
         """Add name, method, human captions and notes; what grey means comes last."""
         natural = picture.log_probability
         likely = "" if natural is None else f"log-probability {shown_number(natural, 1)}"
-        self.add(" · ".join(filter(None, (shorten(picture.name, 40), likely))), 0.07)
+        model = f"model {shorten(picture.model, 44)}" if picture.model else ""
+        self.add(" · ".join(filter(None, (shorten(picture.name, 40), likely, model))), 0.07)
         self.add(picture.method, 0.0)
         if picture.true:
             self.add("written by people" if len(picture.true) > 1 else "written by a person", 0.09)
             for caption in picture.true:
                 self.add(caption, 0.02, LABEL, INK)
         has_unseen = picture.placement.visible_share < 1 - 1e-6
-        for index, note in enumerate((*scale.warnings, *picture.notes, *describe_marks(has_unseen, False))):
+        end = scale.describe_end([word.map_RC for word in picture.words]) if picture.words else ()
+        for index, note in enumerate((*scale.warnings, *end, *picture.notes, *describe_marks(has_unseen, False))):
             self.add(note, 0.0 if index else 0.09)
         if any(word.grey for word in picture.words):
             self.width -= _SWATCH

@@ -36,7 +36,7 @@ from vitrine.results import count_of, percent
 A_SHEET = 60
 """Most pictures on a sheet."""
 
-_ALONE, _PAIRS = 6, 4  # cells in a row: overlays, and photographs with their overlays
+_DRAWINGS = 8  # photographs and overlays in a row
 _BETWEEN, _WITHIN = 0.2, 0.04  # inches between cells, and between photograph and overlay
 _BAR, _BAR_ENDS = 1.8, 0.85  # length of the colour bar, and what a number beside its arrow takes
 _TALLEST = 1.05  # times as high as broad: taller pictures become narrower
@@ -50,7 +50,7 @@ def save_contact_sheets(
     *,
     title: str = "",
     detail: str = "",
-    pairs: bool = True,
+    maps_each: int = 1,
 ) -> list[Path]:
     """Write contact sheets of at most :data:`A_SHEET` pictures each, in the order given, as PNG or SVG.
 
@@ -61,7 +61,7 @@ def save_contact_sheets(
         metadata: see :func:`vitrine.plotting.style.save`; every sheet has the same.
         title: by default the number of pictures.
         detail: in grey below it, for example the method.
-        pairs: photograph and overlay side by side; otherwise overlays alone.
+        maps_each: how many of them in turn are maps of one photograph, which is drawn once, before them.
 
     Returns:
         What was written.
@@ -71,7 +71,8 @@ def save_contact_sheets(
     """
     if not pictures:
         raise ValueError("A contact sheet needs one picture at least.")
-    sheets = [pictures[start : start + A_SHEET] for start in range(0, len(pictures), A_SHEET)]
+    most = A_SHEET // maps_each * maps_each
+    sheets = [pictures[start : start + most] for start in range(0, len(pictures), most)]
     title = title or count_of(len(pictures), "picture")
     return [
         save_contact_sheet(
@@ -82,7 +83,7 @@ def save_contact_sheets(
             place=(number, len(sheets)),
             title=title,
             detail=detail,
-            pairs=pairs,
+            maps_each=maps_each,
             all_maps=pictures,
         )
         for number, sheet in enumerate(sheets, start=1)
@@ -98,7 +99,7 @@ def save_contact_sheet(
     place: tuple[int, int],
     title: str,
     detail: str = "",
-    pairs: bool = True,
+    maps_each: int = 1,
     all_maps: Sequence[MapPicture] = (),
 ) -> Path:
     """Write one of several sheets, where the pictures of the others are not in memory.
@@ -111,7 +112,7 @@ def save_contact_sheet(
         place: the sheet's number from 1, and how many there will be.
         title: see :func:`contact_sheet`.
         detail: likewise.
-        pairs: likewise.
+        maps_each: likewise.
         all_maps: likewise.
 
     Returns:
@@ -120,7 +121,7 @@ def save_contact_sheet(
     number, count = place
     where = f"sheet {number} of {count}" if count > 1 else ""
     detail = " · ".join(filter(None, (detail, where)))
-    figure = contact_sheet(sheet, scale, title=title, detail=detail, pairs=pairs, all_maps=all_maps)
+    figure = contact_sheet(sheet, scale, title=title, detail=detail, maps_each=maps_each, all_maps=all_maps)
     target = path if number == 1 else sheet_path(path, number)
     save(figure, target, metadata)
     return target
@@ -137,7 +138,7 @@ def contact_sheet(
     *,
     title: str,
     detail: str = "",
-    pairs: bool = True,
+    maps_each: int = 1,
     all_maps: Sequence[MapPicture] = (),
 ) -> Figure:
     """One sheet: pictures in rows, each with its label below, and one colour bar for all.
@@ -147,17 +148,21 @@ def contact_sheet(
         scale: of all of them.
         title: at the top.
         detail: in grey below it.
-        pairs: photograph and overlay side by side; otherwise overlays alone.
+        maps_each: how many of them in turn are maps of one photograph, which is drawn once, before them.
         all_maps: pictures of all sheets, whose largest value the colour bar names; by default this one's.
     """
     with figure_style():
-        cells = _cells(pictures, pairs)
+        groups = [pictures[start : start + maps_each] for start in range(0, len(pictures), maps_each)]
+        cells = _cells(groups)
         marks = describe_marks(
             any(each.placement.visible_share < 1 - 1e-6 for each in pictures),
             any(each.outlier_patches for each in pictures),
+            pictures[0].query,
         )
+        maps = [each.map_RC for each in all_maps or pictures]
         room = cells.width - 2 * MARGIN - _BAR - _BAR_ENDS - 0.3
-        lines = [line for part in (detail, *scale.warnings, *marks) for line in wrap_text(part, SMALL, room)]
+        parts = (detail, *scale.warnings, *scale.describe_end(maps), *marks)
+        lines = [line for part in parts for line in wrap_text(part, SMALL, room)]
         top = 0.33 + 0.2 + LINE * max(2, len(lines)) + 0.12
         height = top + sum(cells.heights) + MARGIN - 0.1
         figure = new_figure(cells.width, height)
@@ -165,16 +170,13 @@ def contact_sheet(
         for index, line in enumerate(lines):
             add_text(figure, MARGIN, height - 0.53 - LINE * index, line, fontsize=SMALL, color=GREY)
         at = (cells.width - MARGIN - _BAR_ENDS - _BAR, height - 0.54)
-        colour_bar(figure, scale, [each.map_RC for each in all_maps or pictures], at, _BAR, level=True)
-        for index, picture in enumerate(pictures):
+        colour_bar(figure, scale, maps, at, _BAR, level=True)
+        for index, group in enumerate(groups):
             row, column = divmod(index, cells.columns)
             left = MARGIN + column * (cells.across + _BETWEEN)
-            foot = height - top - sum(cells.heights[: row + 1]) + _LABEL
-            _cell(figure, picture, scale, left, foot, cells, pairs)
+            foot = height - top - sum(cells.heights[: row + 1]) + cells.label
+            _cell(figure, group, scale, left, foot, cells)
         return figure
-
-
-_LABEL = 2 * LINE + 0.2  # under a picture: two lines and air
 
 
 @dataclass(frozen=True)
@@ -184,20 +186,23 @@ class _Cells:
     columns: int
     across: float
     box: float
+    label: float
     heights: tuple[float, ...]
     width: float
 
 
-def _cells(pictures: Sequence[MapPicture], pairs: bool) -> _Cells:
-    most = _PAIRS if pairs else _ALONE
-    columns = min(most, len(pictures)) if len(pictures) > 3 else max(2, len(pictures))
+def _cells(groups: Sequence[Sequence[MapPicture]]) -> _Cells:
+    drawings = 1 + max(map(len, groups))
+    most = max(1, _DRAWINGS // drawings)
+    columns = min(most, len(groups)) if len(groups) > 3 else min(most, max(2, len(groups)))
     across = (WIDTH - 2 * MARGIN + _BETWEEN) / columns - _BETWEEN
-    box = (across - _WITHIN) / 2 if pairs else across
+    box = min(1.9, (across - _WITHIN * (drawings - 1)) / drawings)
+    label = 0.2 + LINE * max(len(_lines(each, len(group) == 1)) for group in groups for each in group)
     heights = [
-        max(_drawing_size(each, box)[1] for each in pictures[start : start + columns]) + _LABEL
-        for start in range(0, len(pictures), columns)
+        max(_drawing_size(each, box)[1] for group in groups[start : start + columns] for each in group) + label
+        for start in range(0, len(groups), columns)
     ]
-    return _Cells(columns, across, box, tuple(heights), WIDTH)
+    return _Cells(columns, across, box, label, tuple(heights), WIDTH)
 
 
 def _drawing_size(picture: MapPicture, box: float) -> tuple[float, float]:
@@ -208,36 +213,52 @@ def _drawing_size(picture: MapPicture, box: float) -> tuple[float, float]:
     return width, width / aspect
 
 
-def _cell(
-    figure: Figure, picture: MapPicture, scale: Scale, left: float, foot: float, cells: _Cells, pairs: bool
-) -> None:
-    width, height = _drawing_size(picture, cells.box)
-    if pairs:
-        draw_photo(add_axes(figure, left, foot, width, height), picture.photo_HWC, picture.placement)
-    at = left + (width + _WITHIN if pairs else 0)
-    draw_overlay(
-        add_axes(figure, at, foot, width, height),
-        picture.photo_HWC,
-        picture.map_RC,
-        picture.placement,
-        scale,
-        smooth=picture.smooth,
-        outlines=picture.outlier_patches,
-    )
-    _labels(figure, picture, left, foot, cells.across)
-
-
-def _labels(figure: Figure, picture: MapPicture, left: float, foot: float, room: float) -> None:
-    """The predicted label with its probability, and below it what it should have been, or else the picture's name."""
-    has_true_label, wrong = picture.true is not None, picture.predicted and picture.predicted != picture.true
-    chance = "" if picture.probability is None else f"  {percent(picture.probability)}"
-    after = chance + ("" if wrong or not has_true_label else "  ✓") if picture.predicted else ""
-    add_text(figure, left, foot - LINE, _cut("", picture.predicted or picture.name, after, room), fontsize=SMALL)
-    if has_true_label and (wrong or not picture.predicted):
-        words, colour = _cut("✗ true: " if wrong else "true: ", str(picture.true), "", room), WRONG if wrong else INK
+def _cell(figure: Figure, group: Sequence[MapPicture], scale: Scale, left: float, foot: float, cells: _Cells) -> None:
+    """The photograph, then its maps; one map's label lies under both, and of several each has its own."""
+    width, height = _drawing_size(group[0], cells.box)
+    draw_photo(add_axes(figure, left, foot, width, height), group[0].photo_HWC, group[0].placement)
+    for index, picture in enumerate(group):
+        at = left + ((width if len(group) == 1 else cells.box) + _WITHIN) * (index + 1)
+        draw_overlay(
+            add_axes(figure, at, foot, width, height),
+            picture.photo_HWC,
+            picture.map_RC,
+            picture.placement,
+            scale,
+            smooth=picture.smooth,
+            outlines=picture.outlier_patches,
+            query=picture.query,
+            contour=picture.contour,
+        )
+        if len(group) > 1:
+            _write(figure, _lines(picture, is_alone=False), at, foot, cells.box)
+    if len(group) == 1:
+        _write(figure, _lines(group[0], is_alone=True), left, foot, max(cells.across, 2 * width))
     else:
-        words, colour = _cut("", picture.name if picture.predicted else "", "", room), GREY
-    add_text(figure, left, foot - 2 * LINE, words, fontsize=SMALL, color=colour)
+        true = group[0].true
+        names = [("", group[0].name, "", GREY), *([] if true is None else [("true: ", true, "", INK)])]
+        _write(figure, names, left, foot, cells.box)
+
+
+_Line = tuple[str, str, str, str]  # before a label, the label, after it, colour
+
+
+def _lines(picture: MapPicture, is_alone: bool) -> list[_Line]:
+    """What stands under a map: the answer, the truth where it is another, the file, and the verdict."""
+    true, wrong = picture.true, bool(picture.predicted) and picture.true not in (None, picture.predicted)
+    chance = "" if picture.probability is None else f"  {percent(picture.probability)}"
+    mark = "" if true is None else "  ✗" if wrong else "  ✓"
+    lines: list[_Line] = [("", picture.predicted, chance + mark, INK)] if picture.predicted else []
+    if is_alone and true is not None and (wrong or not picture.predicted):
+        lines.append(("true: ", true, "", WRONG if wrong else INK))
+    if is_alone:
+        lines.append(("", picture.name, "", GREY))
+    return [*lines, *([("", picture.flag, "", INK)] if picture.flag else [])]
+
+
+def _write(figure: Figure, lines: Sequence[_Line], left: float, foot: float, room: float) -> None:
+    for number, (before, label, after, colour) in enumerate(lines, start=1):
+        add_text(figure, left, foot - number * LINE, _cut(before, label, after, room), fontsize=SMALL, color=colour)
 
 
 def _cut(before: str, label: str, after: str, width: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,16 @@ from PIL import Image
 from vitrine.attribution.placement import Placement
 from vitrine.explain.explainer import ExplainedPicture
 from vitrine.plotting.colormap import Scale, colour_bar, shared_scale
-from vitrine.plotting.overlay import Patch, Pixels, apply_hatching, apply_outline, draw_map, draw_overlay, draw_photo
+from vitrine.plotting.overlay import (
+    Patch,
+    Pixels,
+    apply_hatching,
+    apply_outline,
+    draw_map,
+    draw_overlay,
+    draw_photo,
+    frames,
+)
 from vitrine.plotting.style import (
     ACCENT,
     EMPTY,
@@ -50,7 +60,8 @@ _ENOUGH = 1800  # pixels of a photograph that a figure can show
 _TALLEST = 4.2  # inches of panels and their names, one above the other
 WRONG = "#b34700"  # vermilion, dark enough to be read on white
 _SIGN = (0.24, 0.13)
-_DUSK = "#454c54"  # about what a dimmed photograph looks like
+_DUSK = "#8a929b"  # a photograph in small: neither bright nor dark
+_GAP, _RULER = 0.26, 0.16  # inches beside and below the map alone, whose rows and columns are numbered there
 _NARROWEST = 6.0  # so that a verdict has lines to be read
 
 
@@ -87,6 +98,9 @@ class MapPicture:
         outlier_patches: (row, column) of each, which are outlined.
         masked_RC: the map with outlier patches masked, shown beside the raw one.
         smooth: draw the overlay smoothly between the middles of patches. The map alone is always patches as they are.
+        model: its reference.
+        query: the patch that looks, which has a frame; None where it is no patch.
+        contour: draw a line over the photograph where the map crosses the value that favours no patch.
     """
 
     photo_HWC: Pixels
@@ -103,15 +117,21 @@ class MapPicture:
     outlier_patches: tuple[Patch, ...] = ()
     masked_RC: npt.NDArray[np.floating] | None = None
     smooth: bool = True
+    model: str = ""
+    query: Patch | None = None
+    contour: bool = False
 
     @classmethod
-    def of(cls, picture: ExplainedPicture, true: str | None = None, smooth: bool = True) -> MapPicture:
+    def of(
+        cls, picture: ExplainedPicture, true: str | None = None, smooth: bool = True, contour: bool = False
+    ) -> MapPicture:
         """An explained picture with its photograph, which is decoded for it.
 
         Args:
             picture: the picture.
             true: its true label, None where it is not known.
             smooth: draw the overlay smoothly between the middles of patches.
+            contour: draw a line where the map crosses the value that favours no patch.
 
         Raises:
             PictureError: the photograph can no longer be read.
@@ -135,6 +155,9 @@ class MapPicture:
             outlier_patches=picture.outlier_patches,
             masked_RC=picture.masked_RC,
             smooth=smooth,
+            model=picture.model,
+            query=picture.query,
+            contour=contour,
         )
 
     def with_smaller_photo(self, side: int = 640) -> MapPicture:
@@ -157,6 +180,18 @@ class MapPicture:
         if not self.predicted:
             return ""
         return "predicted" if self.probability is None else f"predicted, {percent(self.probability)}"
+
+    @property
+    def headline(self) -> str:
+        """Title, probability and whether the answer is right, in one line."""
+        return " · ".join(filter(None, (self.title, self.confidence, self.judgement[0])))
+
+    @property
+    def origin(self) -> str:
+        """Of which file, by which model and method, where the title is not the file itself."""
+        name = shorten(self.name, 40) if self.predicted else ""
+        model = f"model {shorten(self.model, 44)}" if self.model else ""
+        return "\n".join(filter(None, (" · ".join(filter(None, (name, model))), self.method)))
 
     @property
     def judgement(self) -> tuple[str, str]:
@@ -204,12 +239,13 @@ def map_figure(picture: MapPicture, scale: Scale) -> Figure:
     names = _names(picture)
     geometry = picture.placement.geometry
     with figure_style():
-        columns, panel = arrange_panels(len(names), geometry.width / geometry.height, len(names), _TALLEST)
+        columns, panel = arrange_panels(len(names), geometry.width / geometry.height, len(names), _TALLEST, gap=_GAP)
         title = _Title.of(picture)
         least = min(WIDTH, max(_NARROWEST, title.width + 2 * MARGIN))
-        words = _Words.of(picture, scale, grid_width(names, columns, panel, least) - 2 * MARGIN)
-        detail = " · ".join(filter(None, (shorten(picture.name, 40) if picture.predicted else "", picture.method)))
-        grid = panel_grid(names, columns, panel, title=picture.title, detail=detail, below=words.height, least=least)
+        words = _Words.of(picture, scale, grid_width(names, columns, panel, least, _GAP) - 2 * MARGIN)
+        detail = picture.origin
+        below = words.height + _RULER
+        grid = panel_grid(names, columns, panel, title=picture.title, detail=detail, below=below, least=least, gap=_GAP)
         figure = grid.figure
         title.write(figure)
         _draw(picture, scale, [add_axes(figure, *box) for box in grid.boxes])
@@ -230,20 +266,14 @@ def _names(picture: MapPicture) -> list[str]:
 
 
 def _draw(picture: MapPicture, scale: Scale, axes: Sequence[Axes]) -> None:
-    photo_HWC, placement, outlier_patches = picture.photo_HWC, picture.placement, picture.outlier_patches
-    draw_photo(axes[0], photo_HWC, placement)
-    draw_overlay(axes[1], photo_HWC, picture.map_RC, placement, scale, smooth=picture.smooth, outlines=outlier_patches)
-    draw_map(axes[2], picture.map_RC, placement, scale, outlines=outlier_patches)
+    photo_HWC, placement = picture.photo_HWC, picture.placement
+    marks: dict[str, Any] = {"outlines": picture.outlier_patches, "query": picture.query}
+    look: dict[str, Any] = {"smooth": picture.smooth, "contour": picture.contour, **marks}
+    draw_photo(axes[0], photo_HWC, placement, query=picture.query)
+    draw_overlay(axes[1], photo_HWC, picture.map_RC, placement, scale, **look)
+    draw_map(axes[2], picture.map_RC, placement, scale, **marks)
     if picture.masked_RC is not None:
-        draw_overlay(
-            axes[3],
-            photo_HWC,
-            picture.masked_RC,
-            placement,
-            scale,
-            smooth=picture.smooth,
-            outlines=outlier_patches,
-        )
+        draw_overlay(axes[3], photo_HWC, picture.masked_RC, placement, scale, **look)
 
 
 @dataclass(frozen=True)
@@ -272,7 +302,7 @@ class _Title:
 class _Words:
     """What stands under the panels: keys, grey notes, and the verdict beside its flag."""
 
-    keys: tuple[tuple[str, bool], ...]  # words, and whether the sign is an outline instead of hatching
+    keys: tuple[tuple[str, str], ...]  # words, and the sign: hatching, an outline, a frame or a line
     notes: tuple[str, ...]
     flag: str
     indent: float  # of the verdict, inches
@@ -281,8 +311,15 @@ class _Words:
     @classmethod
     def of(cls, picture: MapPicture, scale: Scale, width: float) -> _Words:
         has_unseen, has_outliers = picture.placement.visible_share < 1 - 1e-6, bool(picture.outlier_patches)
-        keys = [("not seen by the model", False)] * has_unseen + [("outlier patch", True)] * has_outliers
-        notes = [line for note in (*scale.warnings, *picture.notes) for line in wrap_text(note, SMALL, width)]
+        keys = [("not seen by the model", "hatching")] * has_unseen + [("outlier patch", "outline")] * has_outliers
+        if picture.query is not None:
+            keys.append((f"the patch that looks: row {picture.query[0]}, column {picture.query[1]}", "frame"))
+        if picture.contour:
+            keys.append(
+                ("no effect" if scale.kind == "lost" else "uniform: the share of each if all were alike", "line")
+            )
+        end = scale.describe_end([picture.map_RC])
+        notes = [line for note in (*scale.warnings, *end, *picture.notes) for line in wrap_text(note, SMALL, width)]
         indent = text_size([picture.flag], LABEL, weight="bold")[0] + 0.12 if picture.flag else 0.0
         return cls(
             tuple(keys), tuple(notes), picture.flag, indent, tuple(wrap_text(picture.verdict, LABEL, width - indent))
@@ -296,8 +333,8 @@ class _Words:
 
     def write(self, figure: Figure) -> None:
         up, left = MARGIN + self.height - 0.1 - LINE, MARGIN
-        for words, outline in self.keys:
-            _sign(figure, left, up, outline)
+        for words, sign in self.keys:
+            _sign(figure, left, up, sign)
             add_text(figure, left + _SIGN[0] + 0.08, up + 0.01, words, fontsize=SMALL, color=GREY)
             left += _SIGN[0] + 0.08 + text_size([words], SMALL)[0] + 0.3
         up -= LINE if self.keys else 0
@@ -311,8 +348,8 @@ class _Words:
             up -= 0.185
 
 
-def _sign(figure: Figure, left: float, up: float, outline: bool) -> None:
-    """The look of a marked patch, or of what was not seen, in small."""
+def _sign(figure: Figure, left: float, up: float, sign: str) -> None:
+    """The look of a marked patch, of a line, or of what was not seen, in small."""
     width, height = figure.get_size_inches()
 
     def box(x: float, y: float, across: float, high: float, colour: str = "none") -> Rectangle:
@@ -320,8 +357,16 @@ def _sign(figure: Figure, left: float, up: float, outline: bool) -> None:
         return Rectangle((x / width, y / height), *size, transform=figure.transFigure, facecolor=colour, linewidth=0)
 
     across, high = _SIGN
-    figure.add_artist(box(left, up, across, high, _DUSK if outline else EMPTY))
-    if outline:
-        figure.add_artist(apply_outline(box(left + (across - 0.07) / 2, up + (high - 0.07) / 2, 0.07, 0.07)))
-    else:
+    figure.add_artist(box(left, up, across, high, EMPTY if sign == "hatching" else _DUSK))
+    small = box(left + (across - 0.07) / 2, up + (high - 0.07) / 2, 0.07, 0.07)
+    if sign == "hatching":
         figure.add_artist(apply_hatching(box(left, up, across, high)))
+    elif sign == "line":
+        figure.add_artist(box(left, up + (high - 0.05) / 2, across, 0.05, INK))
+        figure.add_artist(box(left, up + (high - 0.02) / 2, across, 0.02, "white"))
+    elif sign == "outline":
+        figure.add_artist(apply_outline(small))
+    else:
+        place = ((left + (across - 0.1) / 2) / width, (up + (high - 0.1) / 2) / height, 0.1 / width, 0.1 / height)
+        for frame in frames(*place, transform=figure.transFigure):
+            figure.add_artist(frame)

@@ -26,45 +26,11 @@ const LUMA = [0.2126, 0.7152, 0.0722]; // Rec. 709
 const INK = "#1d2730";
 const HATCH_COLOUR = "rgb(102 113 125 / 0.55)";
 
-const INFERNO = parseColours(
-  "00000401000501010601010802010a02020c02020e03021004031204031405041706041907051b08051d09061f0a07220b07240c0826" +
-  "0d08290e092b10092d110a30120a32140b34150b37160b39180c3c190c3e1b0c411c0c431e0c451f0c48210c4a230c4c240c4f260c51" +
-  "280b53290b552b0b572d0b592f0a5b310a5c320a5e340a5f3609613809623909633b09643d09653e0966400a67420a68440a68450a69" +
-  "470b6a490b6a4a0c6b4c0c6b4d0d6c4f0d6c510e6c520e6d540f6d550f6d57106e59106e5a116e5c126e5d126e5f136e61136e62146e" +
-  "64156e65156e67166e69166e6a176e6c186e6d186e6f196e71196e721a6e741a6e751b6e771c6d781c6d7a1d6d7c1d6d7d1e6d7f1e6c" +
-  "801f6c82206c84206b85216b87216b88226a8a226a8c23698d23698f24699025689225689326679526679727669827669a28659b2964" +
-  "9d29649f2a63a02a63a22b62a32c61a52c60a62d60a82e5fa92e5eab2f5ead305dae305cb0315bb1325ab3325ab43359b63458b73557" +
-  "b93556ba3655bc3754bd3853bf3952c03a51c13a50c33b4fc43c4ec63d4dc73e4cc83f4bca404acb4149cc4248ce4347cf4446d04545" +
-  "d24644d34743d44842d54a41d74b3fd84c3ed94d3dda4e3cdb503bdd513ade5238df5337e05536e15635e25734e35933e45a31e55c30" +
-  "e65d2fe75e2ee8602de9612bea632aeb6429eb6628ec6726ed6925ee6a24ef6c23ef6e21f06f20f1711ff1731df2741cf3761bf37819" +
-  "f47918f57b17f57d15f67e14f68013f78212f78410f8850ff8870ef8890cf98b0bf98c0af98e09fa9008fa9207fa9407fb9606fb9706" +
-  "fb9906fb9b06fb9d07fc9f07fca108fca309fca50afca60cfca80dfcaa0ffcac11fcae12fcb014fcb216fcb418fbb61afbb81dfbba1f" +
-  "fbbc21fbbe23fac026fac228fac42afac62df9c72ff9c932f9cb35f8cd37f8cf3af7d13df7d340f6d543f6d746f5d949f5db4cf4dd4f" +
-  "f4df53f4e156f3e35af3e55df2e661f2e865f2ea69f1ec6df1ed71f1ef75f1f179f2f27df2f482f3f586f3f68af4f88ef5f992f6fa96" +
-  "f8fb9af9fc9dfafda1fcffa4",
-);
-const SIGNED = parseColours(
-  "c7eeffc2ecffbdebffb7e9ffb2e7ffade6ffa8e4ffa3e2ff9ee1ff98dfff93deff8edcff89daff84d9ff7fd7ff79d5ff74d4ff6fd2ff" +
-  "6ad0ff65cfff5fcdff5acbff55caff50c8ff4bc6ff46c5ff42c3fe40c1fd3dbffb3bbdf939bbf836b9f634b7f432b5f330b3f12db1ef" +
-  "2bafee29adec27abea24aae922a8e720a6e51da4e41ba2e219a0e1179edf149cdd129adc1098da0e96d80b94d70992d50990d3088ed1" +
-  "088ccf088bcd0789cb0787c90785c70683c50681c30580c1057ebf057cbd047abc0478ba0476b80375b60373b40371b2026fb0026dae" +
-  "026bac0169aa0168a80166a60064a40062a20060a0015f9e015d9b015b99025a9702589502569302549003538e03518c034f8a034d88" +
-  "044c85044a8304488105477f05457d05437a054178064076063e74063c72063a6f07396d07376b07366808346408336109315d09305a" +
-  "0a2f560a2d530b2c4f0b2a4c0c29480c27450d26420d253e0e233b0e22370f20340f1f300f1e2d101c29101b2611192311181f12171c" +
-  "1215181314151513131814121b15111e161021161024170f27180e2a190d2d190d301a0c331b0b361c0a391c0a3c1d093f1e08421f07" +
-  "451f074820064b21054e22045122045423035724025a25015d2501602600622800642900662b00682c006a2e006c2f006e3100703200" +
-  "7234007435007637007838007a3a007c3b007e3d00803e008240008442008643008845008a46008c48008e4900904b00924c00944e00" +
-  "9650009851009a53019c55019e5601a05801a25a01a45b01a65d01a85f02aa6002ac6202ae6402b06502b26702b46903b66b03b86c03" +
-  "ba6e03bc7003be7103c07304c27504c47604c67804c87a04ca7c04cc7e04ce8004d08203d28403d38503d58703d78903d98b03db8d03" +
-  "dd8f03df9102e19302e39502e59702e79902e99b02eb9d02ec9e02eea002f0a201f2a401f4a601f6a801f7aa04f7ad0bf8af12f8b119" +
-  "f8b420f9b627f9b82ef9bb35fabd3cfabf43fac24afbc451fbc658fbc95ffccb66fccd6dfcd074fcd27afdd581fdd788fdd98ffedc96" +
-  "fede9dfee0a4ffe3abffe5b2",
-);
-
-/* 256 colours written as "rrggbb…" to 768 bytes. */
-function parseColours(hex) {
-  return Uint8Array.from({ length: hex.length / 2 }, (_, i) => parseInt(hex.slice(2 * i, 2 * i + 2), 16));
-}
+/* The paint of maps: the numbers of plotting/colormap.py, which says why (a test compares them). [from, to] of the colour
+   of a patch with more than its share, and with less; and the opacity at the scale's ends. */
+const ABOVE = [[212, 54, 200], [138, 15, 143]];
+const BELOW = [[224, 177, 58], [201, 154, 0]];
+const OPACITY = 0.85;
 
 /* An Array as Float32Array. */
 export function decodeArray(array) {
@@ -108,9 +74,23 @@ function scaleEnds(scale) {
   return [isSigned(scale) ? -scale.high : scale.kind === "own" ? scale.low : 0, scale.high];
 }
 
-/* The value that means nothing in particular, which the colour bar marks. */
+/* The value that says nothing, where there is no paint: of "own" the least. */
 function neutralValue(scale) {
-  return isSigned(scale) ? 0 : 1;
+  return isSigned(scale) ? 0 : scale.kind === "own" ? scale.low : 1;
+}
+
+/* How far a value is from the neutral one: -1 to 1, the scale's upper end. */
+function distanceFromNeutral(scale, value) {
+  const neutral = neutralValue(scale);
+  return Math.max(-1, Math.min(1, (value - neutral) / Math.max(scale.high - neutral, 1e-9)));
+}
+
+/* The paint at a value: [red, green, blue, opacity]; colours from 0 to 255, the opacity from 0 to 1. */
+export function paintAt(scale, value) {
+  const distance = distanceFromNeutral(scale, value);
+  const far = Math.abs(distance);
+  const [start, end] = distance > 0 ? ABOVE : BELOW;
+  return [...start.map((channel, k) => channel + far * (end[k] - channel)), OPACITY * far];
 }
 
 /* What the colours mean, in words. */
@@ -118,18 +98,11 @@ function scaleName(scale) {
   return scale.label || (isSigned(scale) ? "probability lost" : "multiple of uniform");
 }
 
-/* [red, green, blue] of a place from 0 to 1 among the colours. */
+/* [red, green, blue] of a place from 0 to 1 on the scale: its paint on white. */
 export function colourAt(scale, at) {
-  const index = 3 * Math.max(0, Math.min(255, Math.floor(256 * at)));
-  return (isSigned(scale) ? SIGNED : INFERNO).subarray(index, index + 3);
-}
-
-/* How far colour covers the photograph, for 4,097 places from 0 to 1 among the colours: most at large values. */
-function opacities(scale) {
-  return Float32Array.from({ length: 4097 }, (_, i) => {
-    const at = i / 4096;
-    return 0.92 * (isSigned(scale) ? Math.abs(2 * at - 1) : at) ** 0.7;
-  });
+  const [low, high] = scaleEnds(scale);
+  const [red, green, blue, opacity] = paintAt(scale, low + at * (high - low));
+  return [red, green, blue].map((channel) => 255 - opacity * (255 - channel));
 }
 
 /* For each pixel along one axis: the interval of the grid that its middle lies in (-1 outside), and between which
@@ -204,16 +177,16 @@ function getPhotoPixels(canvas, image) {
   return data;
 }
 
-/* A map over its photograph, filling the canvas: the photograph dimmed and nearly grey, colour covering it the more,
-   the larger the value. With strength 1 pixel for pixel what figures show (plotting/overlay.py); with 0 the photograph.
+/* A map over its photograph, filling the canvas: paint covers it the more, the farther a value is from the one that
+   favours no patch. With strength 1 pixel for pixel what figures show (plotting/overlay.py); with 0 the photograph.
    What the model did not see is faded and hatched.
 
    options: rows, columns, box, scale; size = the image's own; strength = 1; smooth = true (false: patches as they
-   are); greyscale = false (true: without colour, for a word that did not look anywhere in particular); outlines =
-   patches [row, column] to outline; paper = 255, the lightness that what was not seen fades towards. map null: the photograph
-   alone. */
+   are); greyscale = false (true: without colour, for a word that did not look anywhere in particular); contour = false
+   (true: a line where the map crosses neutral); outlines = patches [row, column] to outline; query = the patch that
+   looks, which has a frame; paper = 255, the lightness that what was not seen fades towards. map null: the photograph alone. */
 export function drawOverlay(canvas, image, map, options) {
-  const { rows, columns, box, scale, strength = 1, smooth = true, greyscale = false, outlines = [], paper = 255 } = options;
+  const { rows, columns, box, scale, strength = 1, smooth = true, greyscale = false, paper = 255 } = options;
   const size = options.size || [image.naturalWidth || image.width, image.naturalHeight || image.height];
   const { width, height } = canvas;
   const photo = getPhotoPixels(canvas, image);
@@ -224,39 +197,62 @@ export function drawOverlay(canvas, image, map, options) {
   const share = values ? strength : 0;
   const row = new Float32Array(width);
   const fill = !smooth ? plainRow : values && values.some(Number.isNaN) ? smoothRowWithGaps : smoothRow;
-  const [low, high] = values ? scaleEnds(scale) : [0, 1];
-  const colours = values && isSigned(scale) ? SIGNED : INFERNO;
-  const opacity = values && opacities(scale);
+  const drawn = values && options.contour ? new Float32Array(width * height).fill(NaN) : null;
+  const colours = values && paintTable(scale);
   for (let y = 0; y < height; y += 1) {
     const isRowInside = down.nearest[y] >= 0;
     if (values && isRowInside) fill(values, columns, down, y, across, row);
     for (let x = 0; x < width; x += 1) {
       const i = 4 * (y * width + x);
       const isInside = isRowInside && across.nearest[x] >= 0;
-      const luma = LUMA[0] * photo[i] + LUMA[1] * photo[i + 1] + LUMA[2] * photo[i + 2];
       let cover = 0;
       let index = 0;
       if (isInside && values && !Number.isNaN(row[x])) {
-        const at = Math.max(0, Math.min(1, (row[x] - low) / (high - low)));
-        cover = share * opacity[Math.round(4096 * at)];
-        index = 3 * Math.min(255, Math.floor(256 * at));
+        index = 4 * Math.round(2048 * (1 + distanceFromNeutral(scale, row[x])));
+        cover = share * colours[index + 3];
+        if (drawn) drawn[y * width + x] = row[x];
       }
       for (let k = 0; k < 3; k += 1) {
-        const here = photo[i + k];
-        const dimmedValue = 12.75 + 0.47 * (0.7 * luma + 0.3 * here);
-        const ground = isInside ? (1 - share) * here + share * dimmedValue : paper - 0.4 * (paper - here);
-        pixels.data[i + k] = (1 - cover) * ground + cover * colours[index + k];
+        const ground = isInside ? photo[i + k] : paper - 0.4 * (paper - photo[i + k]);
+        pixels.data[i + k] = cover ? (1 - cover) * ground + cover * colours[index + k] : ground;
       }
       if (greyscale) fadePixel(pixels.data, i);
       pixels.data[i + 3] = 255;
     }
   }
-  drawLines(canvas, pixels, { rows, columns, box, size, outlines });
+  if (drawn) paintContour(pixels, drawn, neutralValue(scale));
+  drawLines(canvas, pixels, { ...options, size });
+}
+
+/* The paint at 4,097 distances from -1 to 1, four numbers each, so that no pixel computes its own. */
+function paintTable(scale) {
+  const neutral = neutralValue(scale);
+  const table = new Float32Array(4 * 4097);
+  for (let i = 0; i < 4097; i += 1) table.set(paintAt(scale, neutral + (i / 2048 - 1) * (scale.high - neutral)), 4 * i);
+  return table;
+}
+
+/* A white line, dark at its rims, where values cross neutral; what is no number has no side. */
+function paintContour({ data, width, height }, values, neutral) {
+  const reach = Math.max(1, Math.round(Math.min(width, height) / 250));
+  const differ = (one, other) => !Number.isNaN(values[one]) && !Number.isNaN(values[other]) && values[one] > neutral !== values[other] > neutral;
+  const edges = [];
+  for (let i = 0; i < values.length; i += 1) {
+    const isLast = i % width === width - 1;
+    if ((!isLast && differ(i, i + 1)) || (i + width < values.length && differ(i, i + width))) edges.push([i % width, Math.floor(i / width)]);
+  }
+  for (const [far, [red, green, blue]] of [[reach, [29, 39, 48]], [reach - 1, [255, 255, 255]]]) {
+    for (const [x, y] of edges) {
+      for (let v = Math.max(0, y - far); v <= Math.min(height - 1, y + far); v += 1) {
+        for (let u = Math.max(0, x - far); u <= Math.min(width - 1, x + far); u += 1) data.set([red, green, blue], 4 * (v * width + u));
+      }
+    }
+  }
 }
 
 /* The map alone, patches as they are, where they lie on the photograph. options as drawOverlay; size is a must. */
 export function drawMap(canvas, map, options) {
-  const { rows, columns, box, size, scale, outlines = [] } = options;
+  const { rows, columns, box, size, scale } = options;
   const { width, height } = canvas;
   const pixels = new ImageData(width, height);
   const down = axisLookup(height, size[1], box[1], box[3], rows);
@@ -269,12 +265,12 @@ export function drawMap(canvas, map, options) {
       const isInside = down.nearest[y] >= 0 && across.nearest[x] >= 0;
       const value = isInside ? values[down.nearest[y] * columns + across.nearest[x]] : NaN;
       const hasValue = !Number.isNaN(value);
-      pixels.data.set(hasValue ? colourAt(scale, (value - low) / (high - low)) : [241, 243, 245], i);
+      pixels.data.set(hasValue ? colourAt(scale, Math.max(0, Math.min(1, (value - low) / (high - low)))) : [241, 243, 245], i);
       pixels.data[i + 3] = 255;
     }
   }
   photoCache.delete(canvas);
-  drawLines(canvas, pixels, { rows, columns, box, size, outlines });
+  drawLines(canvas, pixels, options);
 }
 
 /* One row of pixels of a map, patches as they are. */
@@ -289,8 +285,8 @@ function fadePixel(data, i) {
   data.fill(63.75 + 0.75 * light, i, i + 3);
 }
 
-/* Put pixels onto the canvas, then draw lines: hatching around the grid's box, outlines of patches. */
-function drawLines(canvas, drawn, { rows, columns, box, size, outlines }) {
+/* Put pixels onto the canvas, then draw lines: hatching around the grid's box, outlines of patches, the query's frame. */
+function drawLines(canvas, drawn, { rows, columns, box, size, outlines = [], query = null }) {
   const { width, height } = canvas;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.putImageData(drawn, 0, 0);
@@ -318,15 +314,14 @@ function drawLines(canvas, drawn, { rows, columns, box, size, outlines }) {
     context.lineWidth = fine;
     context.strokeRect(...visible);
   }
-  for (const [row, column] of outlines) {
-    const place = [left + (wide * column) / columns, top + (high * row) / rows, wide / columns, high / rows];
-    context.strokeStyle = INK;
-    context.lineWidth = 4 * fine;
-    context.strokeRect(...place);
-    context.strokeStyle = "white";
-    context.lineWidth = 2 * fine;
-    context.strokeRect(...place);
-  }
+  const strokePatch = ([row, column], lines) => {
+    for (const [colour, lineWidth] of lines) {
+      Object.assign(context, { strokeStyle: colour, lineWidth: lineWidth * fine });
+      context.strokeRect(left + (wide * column) / columns, top + (high * row) / rows, wide / columns, high / rows);
+    }
+  };
+  for (const patch of outlines) strokePatch(patch, [[INK, 4], ["white", 2]]);
+  if (query) strokePatch(query, [["white", 7], [INK, 3]]);
 }
 
 function createElement(name, className = "", text = "") {

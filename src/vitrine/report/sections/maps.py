@@ -193,12 +193,18 @@ def _map_blocks(maps: Sequence[tuple[MapPicture, str, str]]) -> tuple[Block, ...
         Findings((Finding("", count_hiding_tests([flag for *_, flag in maps])),)),
         Gallery(views),
         Paragraph(
-            "Each test says whether the model's answer on that picture depends on the patches that the map marks, and "
-            "not whether these patches lie on the object. The pictures are no sample: they were chosen for what they "
+            f"{CAVEAT} The pictures are no sample: they were chosen for what they "
             "are. Whether maps of this model point at objects is another measurement, on many pictures.",
             "note",
         ),
     )
+
+
+CAVEAT = (
+    "Each test says whether the model's answer on that picture depends on the patches that the map marks, and not "
+    "whether these patches lie on the object."
+)
+"""What the test of a map does not say; the explorer says it, too."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ export class AttentionMatrix {
   }
 }
 
-/* Where one scale for several maps ends: their 99.5th percentile, rounded up to a number to read; 2 at least. */
+/* Where one scale for several maps ends: their 98 % quantile (QUANTILE of plotting/colormap.py), rounded up to a number to read; 2 at least. */
 export function sharedHigh(maps) {
   const sizes = maps.map((map) => map.length);
   const all = new Float32Array(sizes.reduce((sum, size) => sum + size, 0));
@@ -58,7 +58,9 @@ export function sharedHigh(maps) {
     end += map.length;
   }
   const finite = all.filter((value) => Number.isFinite(value)).sort();
-  const target = Math.max(2, finite.length ? finite[Math.round(0.995 * (finite.length - 1))] : 0);
+  const place = 0.98 * (finite.length - 1);
+  const [below, above] = [finite[Math.floor(place)], finite[Math.ceil(place)]];
+  const target = Math.max(2, finite.length ? below + (place - Math.floor(place)) * (above - below) : 0);
   const power = 10 ** Math.floor(Math.log10(target));
   return power * NICE.find((nice) => nice >= (target / power) * (1 - 1e-6));
 }

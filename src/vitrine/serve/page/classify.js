@@ -76,7 +76,7 @@ export class ClassifyPage extends PicturePage {
     const picture = await this.choosePicture(state, model, "Look inside", "Choose, drop or paste a picture to see what the model makes of it.");
     if (!picture) return;
     const title = createElement("bdi", {}, picture.title); // names from right to left keep to themselves
-    this.title.replaceChildren(title, ...(picture.label === null ? [] : [" \u00b7 ", createElement("bdi", {}, picture.label)]));
+    this.title.replaceChildren(title, ...(picture.label === null ? [] : [createElement("span", { class: "truth" }, " \u00b7 true label: ", createElement("bdi", {}, picture.label))]));
     this.updatePanes(state, model, picture);
   }
 
@@ -122,13 +122,15 @@ export class ClassifyPage extends PicturePage {
     this.draw();
   }
 
-  drawTools({ method, over, patches, query }) {
-    const key = JSON.stringify([method, over, patches, query]);
+  drawTools({ method, over, patches, contour, query }) {
+    const key = JSON.stringify([method, over, patches, contour, query]);
     if (key === this.toolsKey) return;
     this.toolsKey = key;
     const focusedValue = this.tools.contains(document.activeElement) ? document.activeElement.value : null;
     const box = createElement("input", { type: "checkbox", onchange: () => this.app.set({ patches: box.checked ? "1" : "" }) });
     box.checked = patches === "1";
+    const line = createElement("input", { type: "checkbox", onchange: () => this.app.set({ contour: line.checked ? "1" : "" }) });
+    line.checked = contour === "1";
     const options = [
       ["from", "what a patch attends to"],
       ["to", "who attends to it"],
@@ -138,6 +140,7 @@ export class ClassifyPage extends PicturePage {
       ...[
         method === "attention" && createRadioGroup("Move over the picture to see", options, over, (value) => this.app.set({ over: value })),
         createElement("label", { class: "tick-box" }, box, "patches as they are"),
+        createElement("label", { class: "tick-box" }, line, method === "occlusion" ? "line at no effect" : "line at uniform"),
         query && createElement("button", { type: "button", onclick: () => this.app.set({ query: "", direction: "from" }, true) }, "Back to the model\u2019s own map"),
       ].filter(Boolean),
     );
@@ -168,13 +171,14 @@ export class ClassifyPage extends PicturePage {
       const patch = this.patch && this.patch.map((share, axis) => Math.floor(share * grid[axis]));
       const followsPointer = patch && state.over !== "value" && pane.parameters.method === "attention";
       const matrix = followsPointer ? pane.attention() : null;
-      const selectedPatches = pane.parameters.query ? [pane.parameters.query.split(",").map(Number)] : [];
-      const outliers = selectedPatches.length || patch ? [] : pane.verdict.outliers(pane);
-      const outlines = patch ? [patch] : [...selectedPatches, ...outliers];
-      if (!matrix) return { pane, map: pane.values, scale, described, outlines, outliers, patch };
+      const selectedPatch = pane.parameters.query?.includes(",") ? pane.parameters.query.split(",").map(Number) : null;
+      const outliers = selectedPatch || patch ? [] : pane.verdict.outliers(pane);
+      // The frame is around the patch that looks; one whose value is read has an outline.
+      const view = { pane, outliers, patch, outlines: patch && !matrix ? [patch] : outliers, query: matrix ? patch : selectedPatch };
+      if (!matrix) return { ...view, map: pane.values, scale, described };
       const at = `row ${patch[0]}, column ${patch[1]}`;
       const description = state.over === "from" ? `What the patch in ${at} attends to` : `Who attends to the patch in ${at}`;
-      return { pane, map: matrix.map(patch, state.over), scale: matrix.scale(state.over), described: description, outlines, outliers, patch };
+      return { ...view, map: matrix.map(patch, state.over), scale: matrix.scale(state.over), described: description };
     });
   }
 
@@ -191,15 +195,19 @@ export class ClassifyPage extends PicturePage {
     this.pictureArea.style.setProperty("--aspect", String(size[0] / size[1]));
     const kinds = new Set(views.map(({ scale }) => scale.kind));
     const high = Math.max(...views.map(({ scale }) => scale.high));
-    const look = { strength: Number(state.strength), smooth: state.patches !== "1" };
+    const look = { strength: Number(state.strength), smooth: state.patches !== "1", contour: state.contour === "1" };
     for (const view of views) {
       const scale = kinds.size === 1 ? { ...view.scale, high } : view.scale;
       view.displayScale = scale;
-      view.pane.show({ map: view.map, scale, described: view.described, outlines: view.outlines, ...look });
+      view.pane.show({ map: view.map, scale, described: view.described, outlines: view.outlines, query: view.query, ...look });
     }
     this.drawBar(views, kinds.size === 1);
     this.readout.replaceChildren(...this.describeReadout(views));
-    if (!this.patch) for (const { pane, displayScale } of views) pane.verdict.update(pane, displayScale);
+    for (const { pane, displayScale, patch } of views) {
+      const isOfPatch = Boolean(patch) && state.over !== "value" && pane.parameters.method === "attention";
+      pane.verdict.setOtherMap(isOfPatch ? patch : null);
+      if (!this.patch) pane.verdict.update(pane, displayScale);
+    }
   }
 
   drawBar(views, same) {

@@ -13,8 +13,9 @@ const DEFAULTS = {
   query: "",
   direction: "from",
   over: "from",
-  strength: "0.8",
+  strength: "1",
   patches: "",
+  contour: "",
   controls: "",
   // the second map beside it
   beside: "",

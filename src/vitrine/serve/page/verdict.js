@@ -5,11 +5,15 @@ import { isAbortError, requestJson } from "./api.js";
 import { createElement, debounce } from "./dom.js";
 import { decodeArray, formatNumber, Stage } from "./viewer.js";
 
+// As the report says it.
+const CAVEAT =
+  "Each test says whether the model\u2019s answer on that picture depends on the patches that the map marks, and not whether these patches lie on the object.";
 const TIMEOUT = 600; // seconds: the model is run on about 400 changed pictures
 
 export function createVerdictPanel(app) {
   const badge = createElement("span", { class: "badge" }, "not checked");
   const sentence = createElement("p", {});
+  const otherMap = createElement("p", { class: "other-map", hidden: true });
   const wrongAnswer = createElement("p", { class: "wrong" });
   const numbers = createElement("div", { class: "evidence" });
   const controls = createElement("div", { class: "controls" });
@@ -18,7 +22,7 @@ export function createVerdictPanel(app) {
     { ontoggle: () => app.state.tab === "classify" && app.set({ controls: details.open ? "1" : "" }) },
     createElement("summary", {}, "What was hidden"),
     numbers,
-    createElement("p", { class: "small grey" }, "The test is of the answer: it does not say that the marked patches lie on an object. Maps that know nothing of this model, or of this picture, on the same scale:"),
+    createElement("p", { class: "small grey" }, "Maps that know nothing of this model, or of this picture, on the same scale:"),
     controls,
   );
   const heading = createElement("h2", { class: "eyebrow" });
@@ -26,7 +30,9 @@ export function createVerdictPanel(app) {
     "section",
     { class: "verdict" },
     heading,
-    createElement("div", { "aria-live": "polite" }, badge, sentence, wrongAnswer),
+    otherMap,
+    createElement("div", { class: "finding", "aria-live": "polite" }, badge, sentence, wrongAnswer),
+    createElement("p", { class: "small grey caveat" }, CAVEAT),
     details,
   );
   let question = "";
@@ -95,6 +101,14 @@ export function createVerdictPanel(app) {
     setHeading,
     /* Patches with outlier tokens of a pane's map; none until its verdict has come. */
     outliers: (pane) => (answer && pane.question && question === JSON.stringify([pane.question]) ? answer.outliers || [] : []),
+    /* While the map of a patch [row, column] is shown, this verdict is of another map, and says so; null ends that. */
+    setOtherMap(patch) {
+      root.classList.toggle("of-other-map", Boolean(patch));
+      otherMap.hidden = !patch;
+      otherMap.textContent = patch
+        ? `Not of the map that you see now, of the patch in row ${patch[0]}, column ${patch[1]}: maps of single patches are not tested. This is the verdict on the model\u2019s own map.`
+        : "";
+    },
     /* Show no verdict: there is no map. */
     clear() {
       question = "";
