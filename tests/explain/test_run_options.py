@@ -150,3 +150,20 @@ def test_no_setting_is_without_a_word_of_the_command_line() -> None:
 def test_settings_that_would_be_ignored_cannot_be_made(make: Any) -> None:
     with pytest.raises(VitrineError):
         make()
+
+
+_OF_TABLES = {"probabilities": True, "top": 3, "resume": True, "csv_safe": True}
+_OF_FIGURES = {"format": "svg", "replace": True, "csv_safe": True}
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "value"),
+    [
+        (verb, name, value)
+        for verb, options in (("predict", _OF_TABLES), ("explain", _OF_FIGURES), ("caption", _OF_FIGURES))
+        for name, value in options.items()
+    ],
+)
+def test_options_of_files_are_refused_where_none_is_written(verb: str, name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"{name} is of what is written: give out too"):
+        getattr(vitrine, verb)("no model", "no picture", **{name: value})

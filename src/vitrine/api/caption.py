@@ -13,6 +13,7 @@ from vitrine.api.options import (
     optional_path,
     path_for_ray,
     require_local,
+    require_out,
     text_for_ray,
 )
 from vitrine.api.progress import reading_progress, say_notes, say_unreadable, say_unwritten
@@ -113,6 +114,7 @@ def caption(
     require_choices(join, format, precision, heads)
     if sample and beams > 1:
         raise UsageError("--sample and --beams do not go together: give one of them.")
+    require_out(out, format=format != "png", replace=replace, csv_safe=csv_safe)
     bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
     require_local(resume, bulk)
     settings = _settings(

@@ -14,6 +14,7 @@ from vitrine.api.options import (
     optional_path,
     path_for_ray,
     require_local,
+    require_out,
     text_for_ray,
 )
 from vitrine.api.progress import reading_progress, say_notes, say_unreadable, say_unwritten
@@ -116,8 +117,7 @@ def explain(
         >>> vitrine.explain("runs/first", "photos/test", "maps", limit=2, quiet=True).table.name
         'maps.csv'
     """
-    if format not in ("png", "svg"):
-        raise UsageError(f"--format {format} cannot be used: expected png or svg.")
+    _require_figures(out, format, replace, csv_safe)
     bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
     require_local(resume, bulk)
     _require_known(method, bulk)
@@ -170,6 +170,17 @@ def explain(
         say_unreadable(result.unreadable)
         say_unwritten(result.unwritten)
         return result
+
+
+def _require_figures(out: PathLike | None, kind: str, replace: bool, csv_safe: bool) -> None:
+    """Refuse a kind of figure that there is not, and options of figures where none is written.
+
+    Raises:
+        UsageError: it names the option.
+    """
+    if kind not in ("png", "svg"):
+        raise UsageError(f"--format {kind} cannot be used: expected png or svg.")
+    require_out(out, format=kind != "png", replace=replace, csv_safe=csv_safe)
 
 
 def _explain_settings(method: Method, target: str | None, **fields: Any) -> ExplainSettings:

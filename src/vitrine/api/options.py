@@ -44,6 +44,21 @@ def optional_reference(data: PathLike | None, encoding: str | None) -> str | Non
     return None if data is None else data_reference(data, encoding)
 
 
+def require_out(out: PathLike | None, **options: bool) -> None:
+    """Refuse options of files where nothing is written.
+
+    Args:
+        out: where files go; None keeps results in memory.
+        options: by name, whether each asks for something.
+
+    Raises:
+        UsageError: one of them would be ignored.
+    """
+    for name, is_asked_for in options.items():
+        if out is None and is_asked_for:
+            raise UsageError(f"{name} is of what is written: give out too, or leave {name} out.")
+
+
 def bulk_settings(
     engine: str, address: str | None, workers: int | None, part_size: int | None, resume: bool
 ) -> BulkSettings | None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vitrine.api.options import PathLike, bulk_settings, csv_cells, optional_path, path_for_ray, text_for_ray
+from vitrine.api.options import (
+    PathLike,
+    bulk_settings,
+    csv_cells,
+    optional_path,
+    path_for_ray,
+    require_out,
+    text_for_ray,
+)
 from vitrine.api.progress import reading_progress, say_notes, say_unreadable
 from vitrine.messages import quiet_messages
 
@@ -76,6 +84,7 @@ def predict(
         >>> vitrine.predict("runs/first", "photos/test", "predictions.csv", quiet=True).table.rows
         200
     """
+    require_out(out, probabilities=probabilities, top=bool(top), resume=resume, csv_safe=csv_safe)
     settings = bulk_settings(engine, ray_address, workers, part_size, resume)
     with quiet_messages(quiet), csv_cells(csv_safe), reading_progress("Predicting") as progress:
         if settings is not None:
