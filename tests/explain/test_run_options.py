@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +57,40 @@ def test_the_default_of_an_option_is_refused_as_well(model: Any, picture: Path) 
 WRITTEN = {name: str(value) for name, value in VALUES.items()} | {"query": "1,2"}
 
 
+@cache
+def explain_command() -> Any:
+    from typer.main import get_command
+
+    from vitrine.cli.app import app
+
+    return get_command(app).commands["explain"]  # type: ignore[attr-defined]
+
+
+def refusal(*words: object) -> str:
+    """What ``vitrine explain`` with these words is refused with; "" where it is not."""
+    try:
+        with explain_command().make_context("explain", list(map(str, words))) as context:
+            explain_command().invoke(context)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
 @pytest.fixture
-def settings_of(vitrine_command: Any, small_run: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What the command line makes of options: (exit status, the settings that it would draw with, stderr)."""
-    asked: list[ExplainSettings] = []
+def settings_of(small_run: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What the command line makes of options: the settings that it would draw with, and what it is refused with."""
+    recorded_settings: list[ExplainSettings] = []
 
     def record(_model: str, _images: Path, _out: Path, settings: ExplainSettings, **_how: object) -> None:
-        asked.append(settings)
+        recorded_settings.append(settings)
         raise UsageError("recorded")
 
     monkeypatch.setattr("vitrine.explain.run.explain", record)
 
-    def run(*options: str) -> tuple[int, ExplainSettings | None, str]:
-        asked.clear()
-        status, _, err = vitrine_command("explain", small_run, picture, "-o", tmp_path / "out", *options)
-        return status, asked[0] if asked else None, err
+    def run(*options: str) -> tuple[ExplainSettings | None, str]:
+        recorded_settings.clear()
+        error = refusal(small_run, picture, "-o", tmp_path / "out", *options)
+        return recorded_settings[0] if recorded_settings else None, error
 
     return run
 
@@ -78,13 +98,13 @@ def settings_of(vitrine_command: Any, small_run: Path, picture: Path, tmp_path: 
 @pytest.mark.parametrize(("method", "option"), [pair for pair in pairs() if pair[1] != "direction"])
 def test_the_command_line_acts_on_an_option_or_refuses_it(method: str, option: str, settings_of: Any) -> None:
     words = [f"--{option}"] if VALUES[option] is True else [f"--{option}", WRITTEN[option]]
-    _, settings, err = settings_of("--method", method, *words)
+    settings, error = settings_of("--method", method, *words)
     if option in METHOD_OPTIONS[method]:
         assert settings is not None and settings != ExplainSettings(Method(method))
         changed = getattr(settings if option in ("matrix", "target") else settings.method, option)
         assert changed == VALUES[option] or option == "query"  # the command line counts rows and columns its own way
     else:
-        assert settings is None and f"--{option} is an option of" in err and f"{method} would ignore it" in err
+        assert settings is None and f"--{option} is an option of" in error and f"{method} would ignore it" in error
 
 
 @pytest.mark.parametrize(
@@ -102,8 +122,8 @@ def test_the_command_line_acts_on_an_option_or_refuses_it(method: str, option: s
     ],
 )
 def test_drawing_refuses_what_it_would_ignore(options: list[str], message: str, settings_of: Any) -> None:
-    status, settings, err = settings_of(*options)
-    assert status == 2 and settings is None and message in err
+    settings, error = settings_of(*options)
+    assert settings is None and message in error
 
 
 DRAWING = [
@@ -114,11 +134,9 @@ DRAWING = [
 
 
 @pytest.mark.parametrize("option", DRAWING, ids=lambda option: option[0])
-def test_scoring_refuses_options_of_figures(
-    option: list[str], vitrine_command: Any, small_run: Path, tmp_path: Path
-) -> None:
-    status, _, err = vitrine_command("explain", small_run, "--score", "scenes:new", "-o", tmp_path / "out", *option)
-    assert status == 2 and f"{option[0]} does something only where maps are drawn, without --score" in err
+def test_scoring_refuses_options_of_figures(option: list[str], tmp_path: Path) -> None:
+    error = refusal("no model", "--score", "scenes:new", "-o", tmp_path / "out", *option)
+    assert f"{option[0]} does something only where maps are drawn, without --score" in error
     assert not (tmp_path / "out").exists()
 
 
