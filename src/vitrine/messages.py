@@ -77,6 +77,8 @@ def shows_progress() -> bool:
 
 def say(text: str) -> None:
     """Say something to a person, with everything escaped that would act in a terminal."""
+    if _STDERR.is_only_one:  # libraries set up logging, and switch off every logger that they do not know
+        LOGGER.disabled = False
     if not _is_quiet.get():
         LOGGER.info(printable_output(text))
 

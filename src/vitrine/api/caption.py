@@ -16,9 +16,10 @@ from vitrine.api.options import (
     require_out,
     text_for_ray,
 )
-from vitrine.api.progress import reading_progress, say_notes, say_unreadable, say_unwritten
+from vitrine.api.progress import reading_progress, say_bulk_result, say_notes, say_unreadable, say_unwritten
 from vitrine.errors import UsageError
-from vitrine.messages import quiet_messages
+from vitrine.messages import quiet_messages, say
+from vitrine.results import count_of
 
 if TYPE_CHECKING:
     from vitrine.api.load import ModelLike
@@ -142,6 +143,8 @@ def caption(
             return _caption_in_bulk(job, images, out, settings, bulk, limit, replace)
         result = _caption_here(model, images, out, settings, limit, batch_size, arch, optional_path(vocab), replace)
         say_notes(result.notes)
+        if result.out is not None:
+            say(f"{count_of(len(result.captions), 'figure')} and captions.csv in {result.out}.")
         say_unreadable(result.unreadable)
         say_unwritten(result.unwritten)
         return result
@@ -282,8 +285,7 @@ def _caption_in_bulk(
     pictures, folder = path_for_ray(images, "images"), path_for_ray(out, "out")
     with reading_progress("Captioning") as progress:
         outcome = caption_in_bulk(CaptionJob(*job, pictures, True, folder, settings), bulk, limit, progress, replace)
-    say_notes(outcome.notes)
-    say_unreadable(outcome.unreadable, outcome.unreadable_count, outcome.unreadable_table)
+    say_bulk_result(outcome, "captions and figures")
     return outcome
 
 

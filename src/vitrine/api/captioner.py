@@ -64,14 +64,14 @@ class CaptionerModel:
             >>> len(caption.words) == len(caption.text.split())
             True
         """
-        given = picture_input(pictures)
-        if given.path is not None and not given.is_one:
-            raise DataError(f"{given.path} is a folder: give one picture, or use vitrine.caption(model, folder, OUT).")
+        inputs = picture_input(pictures)
+        if inputs.path is not None and not inputs.is_one:
+            raise DataError(f"{inputs.path} is a folder: give one picture, or use vitrine.caption(model, folder, OUT).")
         settings = CaptionSettings(**{"precision": self.captioner.precision, **how})
         captioner = self.captioner.with_prompt(settings.prompt, settings.relative)
         verb: Literal["ask", "caption"] = "caption" if settings.prompt is None else "ask"
         provenance = CaptionProvenance(self.reference, captioner, settings, self._flags, verb)
-        return one_or_many(given, describe_pictures(given.samples, provenance, given.path, batch_size))  # type: ignore[no-any-return]
+        return one_or_many(inputs, describe_pictures(inputs.samples, provenance, inputs.path, batch_size))  # type: ignore[no-any-return]
 
     def ask(self, picture: OnePicture, question: str, **how: Any) -> Caption:
         """Ask a vision-language model about one picture; its answer's words have a map each.

@@ -17,7 +17,7 @@ from vitrine.api.options import (
     require_out,
     text_for_ray,
 )
-from vitrine.api.progress import reading_progress, say_notes, say_unreadable, say_unwritten
+from vitrine.api.progress import reading_progress, say_bulk_result, say_notes, say_unreadable, say_unwritten
 from vitrine.errors import UsageError
 from vitrine.messages import quiet_messages
 
@@ -145,14 +145,13 @@ def explain(
                 text_for_ray(model), arch, precision, batch_size, pictures, True, folder, settings, name_file
             )
             outcome = explain_in_bulk(job, bulk, limit, progress, replace)
-            say_notes(outcome.notes)
-            say_unreadable(outcome.unreadable, outcome.unreadable_count, outcome.unreadable_table)
+            say_bulk_result(outcome, "figures")
             return outcome
         from vitrine.api.load import classifier_and_pictures, in_eval_mode
         from vitrine.explain.explanation import explain_in_memory
         from vitrine.explain.run import explain as run_explain
 
-        classifier, given = classifier_and_pictures(model, images, normalised, precision, arch, names)
+        classifier, inputs = classifier_and_pictures(model, images, normalised, precision, arch, names)
         options: dict[str, Any] = {
             "limit": limit,
             "batch_size": batch_size,
@@ -162,10 +161,10 @@ def explain(
             "progress": progress,
         }
         if out is None:
-            result = explain_in_memory(classifier, given, settings, **options)
+            result = explain_in_memory(classifier, inputs, settings, **options)
         else:
             with in_eval_mode(classifier):
-                result = run_explain(classifier, given, as_path(out), settings, replace_others=replace, **options)
+                result = run_explain(classifier, inputs, as_path(out), settings, replace_others=replace, **options)
         say_notes(result.notes)
         say_unreadable(result.unreadable)
         say_unwritten(result.unwritten)

@@ -106,9 +106,9 @@ class Model:
             True
         """
         threshold = choose_threshold(threshold, is_multi_label=self.classifier.is_multi_label)
-        given = self._pictures(pictures, normalised, "vitrine.predict(model, folder)")
-        batches = predict_pictures(self.classifier, given.samples, threshold, batch_size)
-        return one_or_many(given, batches)  # type: ignore[no-any-return]
+        inputs = self._pictures(pictures, normalised, "vitrine.predict(model, folder)")
+        batches = predict_pictures(self.classifier, inputs.samples, threshold, batch_size)
+        return one_or_many(inputs, batches)  # type: ignore[no-any-return]
 
     @overload
     def explain(
@@ -177,20 +177,20 @@ class Model:
         refuse_options(
             method if isinstance(method, str) else function_name(method), [] if target is None else ["target"]
         )
-        given = self._pictures(pictures, normalised, "vitrine.explain(model, folder)")
+        inputs = self._pictures(pictures, normalised, "vitrine.explain(model, folder)")
         label = None if target is None else self.labels[find_class(self.labels, target)]
         settings = ExplainSettings(method_with(method, how), label)
         provenance = MapProvenance(self.reference, self.classifier, settings, self._architecture)
         with evaluating(self.classifier.module):
             explainer = Explainer(self.classifier, settings.method, label)
-        batches = explain_pictures(explainer, given.samples, provenance, given.path, batch_size)
-        return one_or_many(given, batches)  # type: ignore[no-any-return]
+        batches = explain_pictures(explainer, inputs.samples, provenance, inputs.path, batch_size)
+        return one_or_many(inputs, batches)  # type: ignore[no-any-return]
 
     def _pictures(self, pictures: Any, normalised: bool, for_folders: str) -> PictureInput:
-        given = picture_input(pictures, input_normalisation(self.classifier.spec) if normalised else None)
-        if given.path is not None and not given.is_one:
-            raise DataError(f"{given.path} is a folder: give one picture, or use {for_folders}.")
-        return given
+        inputs = picture_input(pictures, input_normalisation(self.classifier.spec) if normalised else None)
+        if inputs.path is not None and not inputs.is_one:
+            raise DataError(f"{inputs.path} is a folder: give one picture, or use {for_folders}.")
+        return inputs
 
     def caption(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: a classifier has no words.
@@ -207,15 +207,15 @@ class Model:
         )
 
 
-def one_or_many(given: PictureInput, batches: Iterator[tuple[tuple[Any, ...], Any]]) -> Any:
+def one_or_many(inputs: PictureInput, batches: Iterator[tuple[tuple[Any, ...], Any]]) -> Any:
     """The answer of one picture, a list of answers where all pictures are at hand, else answers one by one."""
 
     def answers() -> Iterator[Any]:
         for some, unreadable in batches:
-            require_readable(unreadable, given.count)
+            require_readable(unreadable, inputs.count)
             yield from some
 
-    if given.is_one:
+    if inputs.is_one:
         (answer,) = answers()
         return answer
-    return list(answers()) if given.count or isinstance(given.samples, tuple) else answers()
+    return list(answers()) if inputs.count or isinstance(inputs.samples, tuple) else answers()

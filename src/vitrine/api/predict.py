@@ -13,8 +13,9 @@ from vitrine.api.options import (
     require_out,
     text_for_ray,
 )
-from vitrine.api.progress import reading_progress, say_notes, say_unreadable
-from vitrine.messages import quiet_messages
+from vitrine.api.progress import reading_progress, say_bulk_result, say_notes, say_unreadable
+from vitrine.messages import quiet_messages, say
+from vitrine.results import count_of
 
 if TYPE_CHECKING:
     from vitrine.api.load import ModelLike
@@ -95,8 +96,7 @@ def predict(
             job = PredictJob(text_for_ray(model), arch, precision, batch_size, probabilities, top, threshold, name_file)
             table = path_for_ray(out, "out")
             outcome = predict_in_bulk(job, path_for_ray(images, "images"), table, settings, progress)
-            say_notes(outcome.notes)
-            say_unreadable(outcome.unreadable, outcome.unreadable_count, outcome.unreadable_table)
+            say_bulk_result(outcome, "predictions")
             return outcome
         from vitrine.api.load import classifier_and_pictures, in_eval_mode
         from vitrine.classify.predict import predict as run_prediction
@@ -117,7 +117,17 @@ def predict(
                 names=optional_path(names),
                 progress=progress,
             )
-        table_path = None if result.table is None else result.table.unreadable_path
-        say_notes(result.notes)
-        say_unreadable(result.unreadable, len(result.unreadable) if table_path else 0, table_path)
+        _say_result(result)
         return result
+
+
+def _say_result(result: PredictionResult) -> None:
+    """What has to be known of the model, where a table is and how long, and what could not be read."""
+    say_notes(result.notes)
+    if result.table is None:
+        say_unreadable(result.unreadable)
+        return
+    rows, path, aside = result.table.rows, result.table.path, result.table.unreadable_path
+    what = f"{count_of(rows, 'row')}, one a label," if result.is_multi_label else count_of(rows, "prediction")
+    say(f"{what} in {path} ({result.precision}).")
+    say_unreadable(result.unreadable, len(result.unreadable), aside)

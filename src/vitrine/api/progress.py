@@ -16,6 +16,7 @@ from vitrine.results import agree, count_of
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from vitrine.bulk.run import BulkResult
     from vitrine.train.events import EpochRow, Event, Plan
 
 
@@ -39,6 +40,15 @@ def say_unwritten(some: Sequence[tuple[str, str]]) -> None:
         messages.say(f"no figure: {printable_line(name)}: {printable_line(reason)}")
     if some:
         messages.say(f"{count_of(len(some), 'figure')} could not be written.")
+
+
+def say_bulk_result(result: BulkResult, what: str) -> None:
+    """What a bulk job made, of so many of ``what``, and what it could not read."""
+    say_notes(result.notes)
+    earlier = f", {result.resumed_parts} of them from before" if result.resumed_parts else ""
+    parts = count_of(result.parts, "part")
+    messages.say(f"{result.rows} {what} in {result.out} ({result.precision}; {parts}{earlier}).")
+    say_unreadable(result.unreadable, result.unreadable_count, result.unreadable_table)
 
 
 def is_first_process() -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 
 from vitrine.classify.model import Classifier
 from vitrine.config.preprocessing import InputSpec
+from vitrine.data.decode import ImagePicture
 from vitrine.data.loader import Batch, batches, normalise
 from vitrine.data.picture_inputs import Normalisation, NormalisedPicture
 from vitrine.data.samples import Sample
@@ -92,8 +93,12 @@ def prepared_batches(
 
 
 def _is_loaded_in_background(samples: Iterable[Sample]) -> TypeGuard[Sequence[Sample]]:
-    """Whether they can be sent to background processes: all are at hand, and none is normalised already."""
-    return isinstance(samples, Sequence) and not any(isinstance(each.picture, NormalisedPicture) for each in samples)
+    """Whether background processes load them: all are at hand, and none is decoded already.
+
+    What is in memory would be copied to them, and a notebook or a script of a person's need not bear being forked.
+    """
+    in_memory = (ImagePicture, NormalisedPicture)
+    return isinstance(samples, Sequence) and not any(isinstance(each.picture, in_memory) for each in samples)
 
 
 def _prepare(

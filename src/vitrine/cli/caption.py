@@ -23,7 +23,6 @@ from vitrine.cli.options import (
     explicit_options,
     refuse_explicit,
 )
-from vitrine.results import count_of
 
 LayerOption = Annotated[
     str,
@@ -162,14 +161,11 @@ def caption(
             part_size=part_size,
             resume=resume,
         )
-    if isinstance(result, BulkResult):
-        show.bulk_result(result, "captions and figures", as_json)
-    elif as_json:
+    if as_json:
         show.json(result)
-    else:
+    elif not isinstance(result, BulkResult):
         for each in result.captions:
             show.answer(f"{each.name}: {each.caption}")
-        show.say(f"{count_of(len(result.captions), 'figure')} and captions.csv in {result.out}.")
 
 
 def _refuse_ignored(explicit: Mapping[str, str], sample: bool, beams: int, limit: int | None) -> None:

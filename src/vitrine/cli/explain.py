@@ -227,7 +227,8 @@ def explain(
             resume=resume,
         )
     if isinstance(result, BulkResult):
-        show.bulk_result(result, "figures", as_json)
+        if as_json:
+            show.json(result)
     else:
         show.result(result, lambda: show.explained_summary(result), as_json)
 

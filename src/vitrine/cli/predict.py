@@ -24,7 +24,6 @@ from vitrine.cli.options import (
     WorkersOption,
 )
 from vitrine.io.file_names import beside
-from vitrine.results import count_of
 
 
 def predict(
@@ -70,7 +69,6 @@ def predict(
     A multi-label model's picture has a row for every label above --threshold, or one with an empty label.
     """
     from vitrine.api.predict import predict as run
-    from vitrine.classify.predict import PredictionResult
 
     partial_table = beside(out, ".partial")
     with show.how_to_continue("--resume", lambda: engine == "ray" or partial_table.is_file()):
@@ -91,15 +89,8 @@ def predict(
             workers=workers,
             part_size=part_size,
         )
-    if not isinstance(result, PredictionResult):
-        show.bulk_result(result, "predictions", as_json)
-        return
     if as_json:
         show.json(result)
-    assert result.table is not None
-    rows, path = result.table.rows, result.table.path
-    what = f"{count_of(rows, 'row')}, one a label," if result.is_multi_label else count_of(rows, "prediction")
-    show.say(f"{what} in {path} ({result.precision}).")
 
 
 def knn(

@@ -23,7 +23,6 @@ from vitrine.printable import printable_json
 from vitrine.results import agree, and_n_more, count_of
 
 if TYPE_CHECKING:
-    from vitrine.bulk.run import BulkResult
     from vitrine.explain.run import ExplainResult
     from vitrine.results import CaptioningMetrics
     from vitrine.train.events import TrainResult
@@ -71,15 +70,6 @@ def result(value: Result, text: Callable[[], str], as_json: bool) -> None:
         json(value)
     else:
         answer(text())
-
-
-def bulk_result(value: BulkResult, what: str, as_json: bool) -> None:
-    """What a bulk job made: as JSON on stdout where that was wanted, and in a sentence on stderr."""
-    if as_json:
-        json(value)
-    earlier = f", {value.resumed_parts} of them from before" if value.resumed_parts else ""
-    parts = count_of(value.parts, "part")
-    say(f"{value.rows} {what} in {value.out} ({value.precision}; {parts}{earlier}).")
 
 
 @contextmanager

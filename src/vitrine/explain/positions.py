@@ -63,9 +63,9 @@ class PositionsResult(ResultDisplay):
 
     def figure_png(self) -> bytes:
         """The maps of all patches; or the figure that was written, where it is a PNG."""
-        written = self._repr_png_()
-        if written is not None:
-            return written
+        own_png = self._repr_png_()
+        if own_png is not None:
+            return own_png
         figure = self.plot().figure
         assert isinstance(figure, Figure)
         return figure_bytes(figure, "png", {})
