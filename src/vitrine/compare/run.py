@@ -480,10 +480,11 @@ def save_disagreement_maps(
             f"pictures.png shows the first {_MAX_MAPS} of {count_of(len(names), 'picture')}; pictures.csv names all."
         )
     if len(samples) < min(_MAX_MAPS, len(names)):
-        notes.append(f"{min(_MAX_MAPS, len(names)) - len(samples)} pictures are no longer there and have no maps.")
+        gone = min(_MAX_MAPS, len(names)) - len(samples)
+        notes.append(f"No map of {count_of(gone, 'picture')}, no longer there.")
     if not samples:
         return [], notes
-    count = f"{len(samples)}" if len(samples) == len(names) else f"{len(samples)} of {len(names)}"
+    some = "" if len(samples) == len(names) else f"{len(samples)} of "
     first, second = (list(_explain(record, samples)) for record in pair)
     maps = [each for both in zip(first, second, strict=True) for each in both]
     scale = Scale("uniform", shared_scale([each.map_RC for each in maps]))
@@ -492,7 +493,7 @@ def save_disagreement_maps(
         scale,
         path,
         {"runs": f"{pair[0].folder.path}, {pair[1].folder.path}"},
-        title=f"{count_of(count, 'picture')} on which two runs disagree",
+        title=f"{some}{count_of(len(names), 'picture')} on which two runs disagree",
         detail=f"photograph, then the map of {disagreements.first}, then of {disagreements.second}; {maps[0].method}",
         maps_each=2,
     )

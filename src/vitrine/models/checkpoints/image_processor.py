@@ -14,7 +14,6 @@ from vitrine.config.preprocessing import RESIZE_FILTERS, ProcessorInput
 from vitrine.errors import ModelError, error_summary
 from vitrine.io.limits import limit
 from vitrine.io.untrusted_files import read_json as read_json_file
-from vitrine.results import count_of
 
 PROCESSOR_FILE = "preprocessor_config.json"
 WHOLE_PROCESSOR_FILE = "processor_config.json"
@@ -190,7 +189,7 @@ def _naflex_square(values: Mapping[str, Any], file: Path) -> tuple[dict[str, Any
 def _naflex_note(side: int, patches: str) -> str:
     return (
         f"Pictures are squeezed into a square of {side} x {side} pixels. Siglip2ImageProcessor (NaFlex) keeps their "
-        f"shape, with {count_of(patches, 'patch', 'patches')}: the answers of both are the same for square "
+        f"shape, with {patches} patches: the answers of both are the same for square "
         f"pictures only."
     )
 
