@@ -76,7 +76,7 @@ export class ClassifyPage extends PicturePage {
     const picture = await this.choosePicture(state, model, "Look inside", "Choose, drop or paste a picture to see what the model makes of it.");
     if (!picture) return;
     const title = createElement("bdi", {}, picture.title); // names from right to left keep to themselves
-    this.title.replaceChildren(title, ...(picture.label === null ? [] : [createElement("span", { class: "truth" }, " \u00b7 true label: ", createElement("bdi", {}, picture.label))]));
+    this.title.replaceChildren(title, ...(picture.label === null ? [] : [" \u00b7 true label: ", createElement("bdi", {}, picture.label)]));
     this.updatePanes(state, model, picture);
   }
 
