@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrine.attribution.ranking import RankedMethod
+from vitrine.attribution.registry import CORE_METHODS
 from vitrine.caption.evaluate import CaptionerEvaluation, evaluate_captioner
 from vitrine.caption.figures.grounding import mean_text
 from vitrine.caption.run import CaptionResult, CaptionSettings, caption_pictures
@@ -188,7 +189,14 @@ def see_inside(run: Path, pictures: Path, out: Path, *, seed: int) -> InsideView
 
 def _score(model: str, pictures: Path, out: Path, seed: int) -> MethodScores:
     settings = ScoreSettings(
-        layers=True, split="test", limit=_SCORED_PICTURES, curves=_CURVE_PICTURES, batch_size=16, seed=seed
+        CORE_METHODS,
+        fillers=(),
+        layers=True,
+        split="test",
+        limit=_SCORED_PICTURES,
+        curves=_CURVE_PICTURES,
+        batch_size=16,
+        seed=seed,
     )
     scores = score_methods(open_classifier(model), model, str(pictures), settings)
     write_scores(scores, out)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrine.attribution.faithfulness import BLUR, area, blur, insertion_deletion_curves, patch_counts
+from vitrine.attribution.faithfulness import BLUR, area, blur, deletion_areas, insertion_deletion_curves, patch_counts
 
 Probability = Callable[[torch.Tensor], torch.Tensor]
 
@@ -99,6 +99,27 @@ def test_curves_equal_a_slow_loop(network: Probability) -> None:
         assert curves.deletion_BS[picture] == pytest.approx(deletion, abs=1e-5)
         assert curves.insertion_BS[picture] == pytest.approx(insertion, abs=1e-5)
     assert np.ptp(curves.deletion_BS, axis=1).min() > 0.01  # there was something to compare
+
+
+def test_deletion_with_something_else_in_place_of_patches(network: Probability) -> None:
+    inputs, scores = pictures(3), maps(3, 4, 4)
+    grey = insertion_deletion_curves(network, inputs, scores, steps=5)
+    same = deletion_areas(network, inputs, torch.zeros_like(inputs), scores, steps=5)
+    np.testing.assert_allclose(same, grey.deletion_area, rtol=1e-6)
+    others = inputs.roll(1, 0)
+    swapped = deletion_areas(network, inputs, others, scores, steps=5, batch_size=3)
+    for picture in range(3):
+        order = np.argsort(-scores[picture].ravel())
+        heights = []
+        for count in patch_counts(16, 5):
+            changed = inputs[picture].clone()
+            for patch in order[:count]:
+                row, column = divmod(int(patch), 4)
+                there = (slice(None), slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
+                changed[there] = others[picture][there]
+            heights.append(float(network(changed[None])[0, grey.classes_B[picture]]))
+        expected = area(np.array([heights]), patch_counts(16, 5) / 16)[0]
+        assert swapped[picture] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_class_is_the_one_predicted_on_the_intact_picture(network: Probability) -> None:

@@ -12,8 +12,9 @@ import pytest
 from support.method_options import VALUES, pairs
 
 import vitrine
-from vitrine.attribution.method_options import METHOD_OPTIONS, METHODS
+from vitrine.attribution.method_options import METHOD_OPTIONS
 from vitrine.attribution.methods import Method
+from vitrine.attribution.registry import METHODS
 from vitrine.errors import UsageError, VitrineError
 from vitrine.explain.run import ExplainSettings
 

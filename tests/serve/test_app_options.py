@@ -10,7 +10,8 @@ from starlette.testclient import TestClient
 from support.method_options import VALUES, pairs
 from support.serving import app_state_of, client_of, picture
 
-from vitrine.attribution.method_options import METHOD_OPTIONS, METHODS
+from vitrine.attribution.method_options import METHOD_OPTIONS
+from vitrine.attribution.registry import METHODS
 from vitrine.serve.schema import FigureParams, ViewParams
 
 SENT = picture(3)

@@ -5,7 +5,8 @@ A new option of the table has no value here until someone gives it one: the walk
 
 from __future__ import annotations
 
-from vitrine.attribution.method_options import METHODS, OPTIONS
+from vitrine.attribution.method_options import OPTIONS
+from vitrine.attribution.registry import METHODS
 
 VALUES: dict[str, object] = {
     "layer": 0,

@@ -110,11 +110,15 @@ def _notebook_bars(columns: Sequence[Any]) -> Progress:
 
 
 @contextmanager
-def reading_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over ``(done, total)``; total 0 means not known."""
+def reading_progress(what: str) -> Iterator[Callable[..., None]]:
+    """A bar over ``(done, total)``, and a note of what is being done where one is given; total 0 means not known."""
     with _progress() as progress:
         task = progress.add_task(what, total=None, note="")
-        yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+        def report(done: int, total: int, note: str = "") -> None:
+            progress.update(task, completed=done, total=total or None, note=note)
+
+        yield report
 
 
 @contextmanager

@@ -137,6 +137,37 @@ def blur(pixels_BCHW: Tensor) -> Tensor:
     return result
 
 
+FILLERS = ("blur", "others")
+"""What else than the mean colour deletion puts in place of patches: the blurred picture, or other pictures' patches."""
+
+
+def deletion_areas(
+    probability: Callable[[Tensor], Tensor],
+    pixels_BCHW: Tensor,
+    beneath_BCHW: Tensor,
+    scores_BRC: npt.NDArray[np.floating],
+    *,
+    steps: int = 16,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> npt.NDArray[np.float64]:
+    """Areas under deletion curves, (B,), whose deleted patches show ``beneath_BCHW`` instead of the mean colour.
+
+    The order of the patches, the class and the other arguments are those of :func:`insertion_deletion_curves`.
+    """
+    scores_BRC = np.asarray(scores_BRC)
+    _check(pixels_BCHW, scores_BRC, steps, batch_size)
+    counts_S = patch_counts(scores_BRC[0].size, steps)
+    jobs = _Jobs(_ranks(pixels_BCHW, scores_BRC, seed), counts_S[1:], shows_strongest=False)
+    with torch.inference_mode():
+        intact = [probability(part_JCHW).max(dim=1) for part_JCHW in pixels_BCHW.split(batch_size)]
+        classes_B = torch.cat([part.indices for part in intact])
+        intact_B1 = torch.cat([part.values for part in intact]).float().cpu().numpy()[:, None]
+        changed = jobs.pictures(pixels_BCHW, beneath_BCHW, batch_size)
+        deleted_BS = _class_probabilities(probability, classes_B, changed).reshape(len(classes_B), -1)
+    return area(np.concatenate([intact_B1, deleted_BS], axis=1), counts_S / scores_BRC[0].size)
+
+
 def _class_probabilities(
     probability: Callable[[Tensor], Tensor], classes_B: Tensor, batches: Iterator[tuple[Tensor, Tensor]]
 ) -> Floats:

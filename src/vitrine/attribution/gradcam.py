@@ -14,7 +14,7 @@ from torch import nn
 
 from vitrine.attribution.attention import layer_number
 from vitrine.attribution.class_logit import class_logit
-from vitrine.attribution.maps import BatchMaps, split_prefix, token_layout
+from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
 from vitrine.errors import ModelError
 
 _POST_NORM = "Post"  # in the names of timm's blocks whose norm1 comes after the attention
@@ -47,13 +47,24 @@ def gradcam(
         ModelError: there is no such layer, or the class does not depend on its tokens.
     """
     layout, name = token_layout(module, *pixels_BCHW.shape[-2:]), gradcam_tokens(module, layer)
-    with torch.enable_grad(), _tokens_of(module, layer) as tokens:
+    with torch.enable_grad(), watch_gradcam_tokens(module, layer) as tokens:
         logits = module(pixels_BCHW.detach().requires_grad_())
         (gradient_BND,) = torch.autograd.grad(class_logit(logits, targets_B, against_B), tokens, allow_unused=True)
+    return gradcam_map(tokens[0], gradient_BND, layout, name)
+
+
+def gradcam_map(
+    tokens_BND: torch.Tensor, gradient_BND: torch.Tensor | None, layout: TokenLayout, name: str
+) -> BatchMaps:
+    """The map of tokens and the gradient by them; ``name`` is what an error calls them.
+
+    Raises:
+        ModelError: there is no gradient: the class does not depend on these tokens.
+    """
     if gradient_BND is None:
         raise ModelError(f"The class does not depend on {name}, so Grad-CAM has nothing to show there.")
     with torch.no_grad():
-        features_BND, gradient_BND = tokens[0].detach().float(), gradient_BND.float()
+        features_BND, gradient_BND = tokens_BND.detach().float(), gradient_BND.float()
         weights_BD = gradient_BND[:, layout.prefix :].mean(dim=1)
         rows_BN = torch.einsum("bnd,bd->bn", features_BND, weights_BD).clamp_(min=0)
     return split_prefix(rows_BN, layout, has_prefix_mass=False)
@@ -101,7 +112,7 @@ def _norm_before_attention(block: nn.Module) -> nn.Module | None:
 
 
 @contextmanager
-def _tokens_of(module: nn.Module, layer: int) -> Iterator[list[torch.Tensor]]:
+def watch_gradcam_tokens(module: nn.Module, layer: int) -> Iterator[list[torch.Tensor]]:
     """Within the ``with`` block: the tokens that :func:`gradcam_tokens` names, in the graph."""
     blocks: Any = module.blocks
     block = blocks[layer_number(layer, len(blocks))]

@@ -14,6 +14,7 @@ from torch import nn
 
 from vitrine.attribution.maps import BatchMaps, token_layout
 from vitrine.errors import ModelError
+from vitrine.models.precision import class_token_alone
 from vitrine.results import count_of
 
 _COVERS = 8  # default: a cover hides about an eighth of the side
@@ -29,7 +30,10 @@ def occlusion_maps(
     """:func:`occlusion` of a model on its own grid of patches; ``probabilities`` are those of its logits."""
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     grid = (layout.rows, layout.columns)
-    return occlusion(lambda some_BCHW: probabilities(module(some_BCHW)), pixels_BCHW, targets_B, grid, window=window)
+    with class_token_alone(module):
+        return occlusion(
+            lambda some_BCHW: probabilities(module(some_BCHW)), pixels_BCHW, targets_B, grid, window=window
+        )
 
 
 def occlusion(
@@ -67,9 +71,13 @@ def occlusion(
             f"{rows} x {columns}."
         )
     window = window or max(1, round(max(grid) / _COVERS))
+    with torch.no_grad():
+        intact = [probability(some_BCHW).float().cpu() for some_BCHW in pixels_BCHW.split(batch_size)]
     maps = [
-        _occlude_picture(probability, pixels_CHW, int(target), rows, columns, window, batch_size)
-        for pixels_CHW, target in zip(pixels_BCHW, targets_B.tolist(), strict=True)
+        _occlude_picture(probability, pixels_CHW, float(intact_C[target]), target, (rows, columns), window, batch_size)
+        for pixels_CHW, intact_C, target in zip(
+            pixels_BCHW, (each for part_BC in intact for each in part_BC), targets_B.tolist(), strict=True
+        )
     ]
     return BatchMaps(torch.stack(maps) if maps else torch.zeros(0, rows, columns), unit="drop")
 
@@ -77,15 +85,15 @@ def occlusion(
 def _occlude_picture(
     probability: Callable[[torch.Tensor], torch.Tensor],
     pixels_CHW: torch.Tensor,
+    intact: float,
     target: int,
-    rows: int,
-    columns: int,
+    grid: tuple[int, int],
     window: int,
     batch_size: int,
 ) -> torch.Tensor:
-    """One picture: float32 (R, C) on the CPU."""
+    """One picture, whose class has the probability ``intact``: float32 (R, C) on the CPU."""
+    rows, columns = grid
     with torch.no_grad():
-        intact = float(probability(pixels_CHW[None])[0, target])
         lost_RC = torch.zeros(rows, columns)
         covers_RC = torch.zeros(rows, columns)
         places = _places(rows, columns, window)

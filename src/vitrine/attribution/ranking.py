@@ -6,7 +6,7 @@ Axes: P pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +37,8 @@ METRICS = (
     Metric("gap", "insertion − deletion", low=-1.0),
     Metric("insertion", "insertion area"),
     Metric("deletion", "deletion area", higher_is_better=False),
+    Metric("deletion_blur", "deletion under blur", higher_is_better=False),
+    Metric("deletion_others", "deletion under others", higher_is_better=False),
 )
 """All metrics, in the order in which they are shown. The first five need masks."""
 
@@ -63,6 +65,7 @@ class ScoredMethod:
         values: by metric key, float (P,), the same pictures in the same order for all methods; NaN where a picture has
             no such number, for example without a mask.
         seconds: a picture; None where it was not timed.
+        memory: bytes of tensors at a time for one picture; None where it was not measured.
 
     Raises:
         ValueError: an unknown metric, infinite values, or arrays of different length.
@@ -72,6 +75,7 @@ class ScoredMethod:
     is_control: bool
     values: Mapping[str, Values]
     seconds: float | None = None
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         shapes = {metric(key).key: np.shape(values_P) for key, values_P in self.values.items()}
@@ -120,7 +124,7 @@ class RankedMethod:
     """One row of a ranking.
 
     Attributes:
-        name, is_control, seconds: of the method.
+        name, is_control, seconds, memory: of the method.
         estimates: by metric key, those that were measured.
         standing: "best"; "ties", not separable from the best; "below" or "above" it, separably (only a control can be
             above); "unknown" with too few pictures.
@@ -135,6 +139,7 @@ class RankedMethod:
     standing: Standing
     lead: PairedDifference | None = None
     p: float | None = None
+    memory: int | None = None
 
     @property
     def ties_with_best(self) -> bool | None:
@@ -150,6 +155,7 @@ class RankedMethod:
             "lead_of_best": None if self.lead is None else self.lead.to_dict(),
             "p_of_lead": round_number(self.p),
             "seconds_a_picture": round_number(self.seconds),
+            "bytes_a_picture": self.memory,
             "metrics": {key: estimate.to_dict() for key, estimate in self.estimates.items()},
         }
 
@@ -183,6 +189,11 @@ class Ranking:
             return None
         lead = control.estimates[self.by.key].mean - best.mean
         return control if (lead if self.by.higher_is_better else -lead) > 0 else None
+
+    def best(self, count: int) -> Ranking:
+        """The first so many methods, and all controls."""
+        methods = [row for row in self.rows if not row.is_control][:count]
+        return replace(self, rows=(*methods, *(row for row in self.rows if row.is_control)))
 
     def pictures_of(self, each: Metric) -> tuple[int, int]:
         """The fewest and the most pictures that a row has this metric of; one number wherever rows agree."""
@@ -232,12 +243,14 @@ def rank_methods(methods: Sequence[ScoredMethod], *, by: str | None = None) -> R
     leads = [paired_difference(best, method, decider) for method in methods_by_rank[1:]]
     candidates = sum(not method.is_control for method in methods)
     pairs = candidates * (candidates - 1) // 2 + candidates * (len(methods) - candidates)
-    rows = [RankedMethod(best.name, best.is_control, best.seconds, _estimates(best), "best")]
+    rows = [RankedMethod(best.name, best.is_control, best.seconds, _estimates(best), "best", memory=best.memory)]
     for method, lead in zip(methods_by_rank[1:], leads, strict=True):
         p = min(1.0, lead.p * pairs) if lead is not None and lead.difference.n >= MIN_PICTURES else None
         estimates = _estimates(method)
         rows.append(
-            RankedMethod(method.name, method.is_control, method.seconds, estimates, _standing(lead, p), lead, p)
+            RankedMethod(
+                method.name, method.is_control, method.seconds, estimates, _standing(lead, p), lead, p, method.memory
+            )
         )
     return Ranking(decider, tuple(rows), lengths.pop())
 

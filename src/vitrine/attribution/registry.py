@@ -232,6 +232,9 @@ ENTRIES: tuple[MethodEntry, ...] = (
 
 METHODS: tuple[str, ...] = tuple(entry.name for entry in ENTRIES)
 
+CORE_METHODS = ("attention", "rollout", "relevance", "gradcam", "occlusion")
+"""Methods that a demonstration and a report score, where nobody asks for all."""
+
 _CAPTUM = (
     *("DeepLift", "Deconvolution", "FeatureAblation", "GradientShap", "GuidedBackprop", "InputXGradient"),
     *("IntegratedGradients", "KernelShap", "Lime", "Occlusion", "Saliency", "ShapleyValueSampling"),

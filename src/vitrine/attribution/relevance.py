@@ -5,13 +5,15 @@ Axes: B pictures, H heads, N, M tokens (prefix tokens first), K keys.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, watch_attention, weighted_row
 from vitrine.attribution.class_logit import class_logit
-from vitrine.attribution.maps import BatchMaps, split_prefix, token_layout
-from vitrine.attribution.readout import describe_readout, watch_head_tokens
+from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
+from vitrine.attribution.readout import Readout, describe_readout, watch_head_tokens
 
 
 def relevance(
@@ -46,6 +48,25 @@ def relevance(
         logits_BC = module(pixels_BCHW.detach().requires_grad_())  # so that frozen models have a graph, too
         score = class_logit(logits_BC, targets_B, against_B)
         *gradients, gradient_BND = torch.autograd.grad(score, [*(call.carrier for call in calls), tokens[-1]])
+    return relevance_map(calls, gradients, gradient_BND, layout, readout)
+
+
+def relevance_map(
+    calls: Sequence[AttentionCall],
+    gradients: Sequence[torch.Tensor],
+    gradient_BND: torch.Tensor,
+    layout: TokenLayout,
+    readout: Readout,
+) -> BatchMaps:
+    """The map of one forward and backward pass.
+
+    Args:
+        calls: the attention of every layer.
+        gradients: of the class's logit by each call's ``carrier``.
+        gradient_BND: by the tokens as the head gets them.
+        layout: of the tokens.
+        readout: what the head reads.
+    """
     relevance_BNM: torch.Tensor | None = None
     pool_BQK: torch.Tensor | None = None
     for call, gradient in zip(calls, gradients, strict=True):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from vitrine.attribution.maps import BatchMaps, token_layout
+from vitrine.models.precision import class_token_alone
 
 _MASKS = 512
 _CELLS = 7  # of a mask's longer side: the paper's
@@ -46,7 +47,7 @@ def rise(
     masks_MHW = random_masks(height, width, seed)
     patches_MN = functional.adaptive_avg_pool2d(masks_MHW[:, None], (layout.rows, layout.columns)).flatten(1)
     maps = []
-    with torch.no_grad():
+    with torch.no_grad(), class_token_alone(module):
         for pixels_CHW, target in zip(pixels_BCHW, targets_B.tolist(), strict=True):
             parts = [
                 probabilities(module(pixels_CHW * some_MHW[:, None].to(pixels_CHW.device)))[:, target].float().cpu()

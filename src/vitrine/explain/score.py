@@ -8,19 +8,22 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from vitrine.attribution.agreement import Agreement, agreement_of, order_notes
 from vitrine.attribution.baselines import centre_blob, edges, random_map
+from vitrine.attribution.faithfulness import FILLERS, blur, deletion_areas
 from vitrine.attribution.foreign_methods import MapFunction
 from vitrine.attribution.gradcam import gradcam_tokens
+from vitrine.attribution.memory import TensorMemory
 from vitrine.attribution.methods import Method
 from vitrine.attribution.outlier_tokens import outlier_mass
 from vitrine.attribution.placement import Placement
@@ -44,7 +47,8 @@ from vitrine.attribution.set_verdict import (
     judge_sets,
     top_decile_mass,
 )
-from vitrine.attribution.weight_randomization import correlation_with_intact, randomised_copies, weight_stages
+from vitrine.attribution.shared_passes import shared_maps
+from vitrine.attribution.weight_randomization import HEAD, correlation_with_intact, randomised_copies, weight_stages
 from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import read_pictures
 from vitrine.data.loader import batches
@@ -55,6 +59,7 @@ from vitrine.data.sources import open_data
 from vitrine.display import ResultDisplay, csv_rows
 from vitrine.errors import DataError
 from vitrine.explain.explainer import Explainer
+from vitrine.explain.figures.agreement import save_agreement_figure
 from vitrine.explain.figures.ranking import (
     cascade_table,
     methods_csv,
@@ -65,9 +70,18 @@ from vitrine.explain.figures.ranking import (
 )
 from vitrine.io.files import to_json, write_atomically
 from vitrine.metrics.intervals import MIN_PICTURES, mean_interval
+from vitrine.models.precision import autocast
 from vitrine.plotting.provenance import Provenance
 from vitrine.plotting.style import figure_bytes
-from vitrine.results import Progress, agree, count_of, no_progress
+from vitrine.results import agree, count_of
+
+ScoreProgress = Callable[[int, int, str], None]
+"""Called with maps done, of how many, and the method that they are of."""
+
+
+def no_score_progress(done: int, total: int, method: str) -> None:
+    """Nobody looks."""
+
 
 _CASCADE_HEADING = "While weights are shuffled, rank correlation with the intact model's maps"
 
@@ -87,6 +101,8 @@ class ScoreSettings:
         batch_size: pictures at a time.
         seed: of the choice, the random control, and what methods draw.
         functions: a person's own, by their names among ``methods``.
+        fillers: what deletion puts in place of patches, beside the mean colour: see
+            :data:`vitrine.attribution.faithfulness.FILLERS`.
     """
 
     methods: tuple[str, ...] = METHODS
@@ -99,6 +115,7 @@ class ScoreSettings:
     batch_size: int = 16
     seed: int = 0
     functions: Mapping[str, MapFunction] = field(default_factory=dict)
+    fillers: tuple[str, ...] = FILLERS
 
     def flags(self) -> list[str]:
         """The options of ``vitrine explain --score`` that differ from what it does without any."""
@@ -127,6 +144,7 @@ class MethodScores(ResultDisplay):
         weights_sha256: of the model; None for random ones.
         settings: what was asked for.
         notes: sentences on what was decided on the way.
+        agreement: how alike the maps of two methods are.
     """
 
     model: str
@@ -139,6 +157,7 @@ class MethodScores(ResultDisplay):
     weights_sha256: str | None
     settings: ScoreSettings
     notes: tuple[str, ...]
+    agreement: Agreement
 
     def headline(self) -> str:
         """Which method comes first, and on what."""
@@ -172,6 +191,7 @@ class MethodScores(ResultDisplay):
             "pictures_with_mask": self.masked,
             **self.ranking.to_dict(),
             "verdicts": {name: verdict.to_dict() for name, verdict in self.verdicts.items()},
+            "agreement": self.agreement.to_dict(),
             "notes": list(self.notes),
         }
 
@@ -185,7 +205,7 @@ class MethodScores(ResultDisplay):
 
 
 def write_scores(result: MethodScores, out: Path, opening: Sequence[str] | None = ()) -> None:
-    """methods.csv, methods.md, methods.json and methods.png into a folder.
+    """methods.csv, methods.md, methods.json and methods.png into a folder, and agreement.png of several methods.
 
     Args:
         result: what was found.
@@ -209,6 +229,10 @@ def write_scores(result: MethodScores, out: Path, opening: Sequence[str] | None 
         command=None if opening is None else shlex.join(command),
     )
     save_methods_figure(result.ranking, out / "methods.png", origin.to_metadata())
+    if len(result.agreement.names) > 1:
+        save_agreement_figure(
+            result.agreement, out / "agreement.png", replace(origin, figure="agreement").to_metadata()
+        )
 
 
 @dataclass(frozen=True)
@@ -265,6 +289,7 @@ _MASK_METRICS = ("pointing", "inside", "average_precision", "iou_best", "iou_mea
 _CONTROLS = {"random": "a random map", "centre blob": "a blob in the centre", "edges": "the picture's edges"}
 """By the name in the ranking, what sentences call them."""
 
+_TIMED_PICTURES = 8  # of which the maps are made once more, by each method alone
 _SHUFFLED = "the same method with all weights shuffled"
 _SHUFFLE_SEED = 0
 _CASCADE_PICTURES = MIN_PICTURES  # whose maps are made again at every stage of shuffled weights
@@ -275,7 +300,7 @@ def score_methods(
     model: str,
     data: str,
     settings: ScoreSettings,
-    progress: Progress = no_progress,
+    progress: ScoreProgress = no_score_progress,
 ) -> MethodScores:
     """Score methods and controls on the same pictures, and rank them.
 
@@ -284,7 +309,7 @@ def score_methods(
         model: its reference, for the result.
         data: a data reference, or a folder of pictures; labels are not needed.
         settings: what is scored.
-        progress: called with maps made and maps scored, of how many in all.
+        progress: called with maps made and scored, of how many in all, and which method they are of.
 
     Raises:
         DataError, ModelError: the input cannot be used.
@@ -295,7 +320,7 @@ def score_methods(
     pictures, unreadable = _load_pictures(classifier, data_samples, masks, settings.batch_size)
     scorer = _Scorer(classifier, pictures, settings, methods, progress)
     controls = [scorer.score_control(name, maps_PRC) for name, maps_PRC in scorer.control_maps()]
-    scores = {name: scorer.score_method(name) for name in methods}
+    scores = scorer.score_methods()
     best = rank_methods([*scores.values(), *controls]).rows[0].name
     after_shuffle = scorer.shuffle_weights()
     shuffled_scores = {
@@ -321,8 +346,10 @@ def score_methods(
             *(() if masks is None else masks.notes),
             *unreadable,
             f"In {best}, shuffled, all weights of the model are shuffled.",
+            *order_notes([*scores.values()]),
             *_blank_notes(scorer.maps, methods),
         ),
+        agreement=agreement_of({name: scorer.maps[name] for name in methods}),
     )
 
 
@@ -349,8 +376,10 @@ def _named_methods(classifier: Classifier, settings: ScoreSettings) -> dict[str,
     """Methods by the name that the table gives them, which says the layer where there is a choice."""
     module = classifier.module
     earlier = range(len(module.blocks) - 1) if settings.layers else ()  # type: ignore[arg-type]
-    own_layers = [Method(name, seed=settings.seed, function=settings.functions.get(name)) for name in settings.methods]
-    methods = {_method_name(module, each): each for each in own_layers}
+    chosen_layers = [
+        Method(name, seed=settings.seed, function=settings.functions.get(name)) for name in settings.methods
+    ]
+    methods = {_method_name(module, each): each for each in chosen_layers}
     methods |= {f"attention, layer {layer}": Method("attention", layer=layer) for layer in earlier}
     if "gradcam" in settings.methods:
         methods |= {_method_name(module, each): each for each in (Method("gradcam", layer=layer) for layer in earlier)}
@@ -445,12 +474,22 @@ class _ShuffledMaps:
     Attributes:
         stages: rank correlations with the intact model's maps of some pictures, from the head down.
         maps_PRC: of all pictures, by the model whose weights are all shuffled.
-        seconds: a picture, of the latter.
     """
 
     stages: tuple[Stage, ...]
     maps_PRC: Floats
+
+
+class Cost(NamedTuple):
+    """What the maps of a method take: seconds a picture, and bytes of tensors at a time for one."""
+
     seconds: float
+    memory: int
+
+
+def _looks_at(method: Method, stage: str) -> bool:
+    """Whether a method's maps are made at a stage of shuffled weights before the last."""
+    return stage == HEAD or "probabilities" not in method.entry.needs
 
 
 class _Scorer:
@@ -461,7 +500,7 @@ class _Scorer:
         pictures: to score methods on.
         settings: what is scored.
         methods: by the name that the table gives them.
-        progress: called with maps made and maps scored, of how many in all.
+        progress: called with maps made and scored, of how many in all, and which method they are of.
     """
 
     def __init__(
@@ -470,40 +509,61 @@ class _Scorer:
         pictures: _Pictures,
         settings: ScoreSettings,
         methods: Mapping[str, Method],
-        progress: Progress,
+        progress: ScoreProgress,
     ) -> None:
         self.classifier, self.pictures, self.settings, self.methods = classifier, pictures, settings, methods
         # Of no method in particular: pixels, probabilities, curves and outliers are the same for all.
         self.explainer = Explainer(classifier, Method())
         self.progress, self.steps_done = progress, 0
         # Each method's maps are made and scored, by the model and by a shuffled copy; a control's are only scored.
-        cascade_maps = min(len(pictures), _CASCADE_PICTURES) * (len(weight_stages(classifier.module)) - 1)
-        self.steps = len(pictures) * (4 * len(methods) + len(_CONTROLS)) + len(methods) * cascade_maps
+        stages = [stage for stage, _ in weight_stages(classifier.module)][:-1]
+        cascades = sum(_looks_at(method, stage) for method in methods.values() for stage in stages)
+        cascade_maps = min(len(pictures), _CASCADE_PICTURES) * cascades
+        self.steps = len(pictures) * (4 * len(methods) + len(_CONTROLS)) + cascade_maps
         self.maps: dict[str, Floats] = {}
 
-    def score_method(self, name: str) -> ScoredMethod:
-        """Make a method's maps of all pictures, timed, and score them."""
-        maps_PRC, seconds = self._make_maps(self.methods[name])
-        return self._score(name, maps_PRC, is_control=False, seconds=seconds)
+    def score_methods(self) -> dict[str, ScoredMethod]:
+        """Make every method's maps of all pictures, from shared passes, and score them; time and memory by itself."""
+        maps = self._make_maps()
+        return {
+            name: self._score(name, maps_PRC, is_control=False, cost=self._cost(self.methods[name]))
+            for name, maps_PRC in maps.items()
+        }
+
+    def _cost(self, method: Method) -> Cost:
+        """What a method takes by itself: seconds a picture in a batch, and tensors' bytes for one picture."""
+        explainer, few = Explainer(self.classifier, method), min(_TIMED_PICTURES, len(self.pictures))
+        pixels_BCHW = explainer.pixels(self.pictures.pixels_PCHW[:few])
+        targets_B = self.pictures.targets_P[:few]
+        start = time.perf_counter()
+        explainer.maps(pixels_BCHW, targets_B)
+        seconds = (time.perf_counter() - start) / few
+        with TensorMemory() as memory:
+            explainer.maps(pixels_BCHW[:1], targets_B[:1])
+        return Cost(seconds, memory.peak)
 
     def shuffle_weights(self) -> dict[str, _ShuffledMaps]:
         """Maps by ever more shuffled copies of the model, of every method that was scored, by its name.
 
         All methods see one copy after the other: to shuffle a large model takes longer than many a map. The last copy's
-        maps are of all pictures, since they are a control too.
+        maps are of all pictures, since they are a control too. Methods that run the model hundreds of times for a map
+        see but the two copies that verdicts rest on: with the head's weights shuffled, and with all.
         """
         stages: dict[str, list[Stage]] = {name: [] for name in self.methods}
         last_stage, _ = weight_stages(self.classifier.module)[-1]
         for stage, copy in randomised_copies(self.classifier.module, seed=_SHUFFLE_SEED):
             count = len(self.pictures) if stage == last_stage else min(len(self.pictures), _CASCADE_PICTURES)
-            last_maps = {name: self._make_maps(method, copy, count) for name, method in self.methods.items()}
-            for name, (maps_PRC, _) in last_maps.items():
+            methods_then = {
+                name: method for name, method in self.methods.items() if stage == last_stage or _looks_at(method, stage)
+            }
+            last_maps = self._make_maps(copy, count, methods_then)
+            for name, maps_PRC in last_maps.items():
                 some = slice(0, _CASCADE_PICTURES)
                 correlation_P = correlation_with_intact(self.maps[name][some], maps_PRC[some])
                 interval = mean_interval(correlation_P, -1, 1)
                 survival = Estimate(float(correlation_P.mean()), interval, len(correlation_P))
                 stages[name].append(Stage(stage, survival))
-        return {name: _ShuffledMaps(tuple(stages[name]), *each) for name, each in last_maps.items()}
+        return {name: _ShuffledMaps(tuple(stages[name]), maps_PRC) for name, maps_PRC in last_maps.items()}
 
     def score_shuffled(self, name: str, maps: _ShuffledMaps, *, with_curves: bool) -> ScoredMethod:
         """Maps by a copy of the model whose weights are all shuffled, as a control.
@@ -514,26 +574,36 @@ class _Scorer:
             with_curves: measure insertion and deletion also where average precision decides the verdict.
         """
         curves = with_curves or not self._has_enough_masks
-        return self._score(name, maps.maps_PRC, is_control=True, seconds=maps.seconds, with_curves=curves)
+        return self._score(name, maps.maps_PRC, is_control=True, with_curves=curves)
 
     def _make_maps(
-        self, method: Method, module: torch.nn.Module | None = None, count: int | None = None
-    ) -> tuple[Floats, float]:
-        """Maps of the first ``count`` pictures, and seconds a picture; by ``module`` where it is given, a copy with
-        other weights."""
-        explainer, parts, seconds = Explainer(self.classifier, method), [], 0.0
+        self,
+        module: torch.nn.Module | None = None,
+        count: int | None = None,
+        methods: Mapping[str, Method] | None = None,
+    ) -> dict[str, Floats]:
+        """Maps of the first ``count`` pictures by every method, or by some; by ``module`` where it is given, a copy
+        with other weights."""
+        methods = self.methods if methods is None else methods
+        parts: dict[str, list[Floats]] = {name: [] for name in methods}
+        classifier = self.classifier
         for part in self._batches(count):
-            pixels_BCHW = explainer.pixels(self.pictures.pixels_PCHW[part])
-            start = time.perf_counter()
-            parts.append(explainer.maps(pixels_BCHW, self.pictures.targets_P[part], module).scores_BRC.numpy())
-            seconds += time.perf_counter() - start
-            self._advance(len(parts[-1]))
-        maps_PRC = np.concatenate(parts)
-        return maps_PRC, seconds / len(maps_PRC)
+            pixels_BCHW, targets_B = self._pixels(part), self.pictures.targets_P[part]
+            with autocast(classifier.device, classifier.precision):
+                made = shared_maps(
+                    methods, module or classifier.module, pixels_BCHW, targets_B, classifier.probabilities
+                )
+                for name, maps in made:
+                    parts[name].append(maps.scores_BRC.numpy())
+                    self._advance(len(targets_B), name)
+        return {name: np.concatenate(each) for name, each in parts.items()}
 
-    def _advance(self, steps: int) -> None:
+    def _pixels(self, part: slice) -> torch.Tensor:
+        return self.explainer.pixels(self.pictures.pixels_PCHW[part])
+
+    def _advance(self, steps: int, name: str) -> None:
         self.steps_done += steps
-        self.progress(self.steps_done, self.steps)
+        self.progress(self.steps_done, self.steps, name)
 
     @property
     def _has_enough_masks(self) -> bool:
@@ -550,7 +620,7 @@ class _Scorer:
 
     def score_control(self, name: str, maps_PRC: Floats) -> ScoredMethod:
         """Score maps that no method made."""
-        return self._score(name, maps_PRC, is_control=True, seconds=None)
+        return self._score(name, maps_PRC, is_control=True)
 
     def _batches(self, count: int | None = None) -> Iterator[slice]:
         """The places of the first ``count`` pictures, or of all, a batch at a time."""
@@ -559,24 +629,45 @@ class _Scorer:
             yield slice(first, min(first + self.settings.batch_size, end))
 
     def _score(
-        self, name: str, maps_PRC: Floats, *, is_control: bool, seconds: float | None, with_curves: bool = True
+        self, name: str, maps_PRC: Floats, *, is_control: bool, cost: Cost | None = None, with_curves: bool = True
     ) -> ScoredMethod:
         self.maps[name] = maps_PRC
         curve_pictures = min(self.settings.curves, len(maps_PRC)) if with_curves else 0
-        values: dict[str, list[float]] = {"gap": [], "insertion": [], "deletion": []}
+        values: dict[str, list[float]] = {key: [] for key in ("gap", "insertion", "deletion", *self._filler_keys)}
         for batch in self._batches():
             if places := range(*batch.indices(curve_pictures)):
-                part = slice(places.start, places.stop)
-                curves = self.explainer.curves(self.explainer.pixels(self.pictures.pixels_PCHW[part]), maps_PRC[part])
-                values["gap"] += curves.gap.tolist()
-                values["insertion"] += curves.insertion_area.tolist()
-                values["deletion"] += curves.deletion_area.tolist()
-            self._advance(len(maps_PRC[batch]))
+                self._measure_curves(slice(places.start, places.stop), maps_PRC, values)
+            self._advance(len(maps_PRC[batch]), name)
         for each in values.values():
             each += [np.nan] * (len(maps_PRC) - len(each))
         if any(coverage_RC is not None for coverage_RC in self.pictures.coverage):
             values |= self._mask_scores(maps_PRC)
-        return ScoredMethod(name, is_control, {key: np.array(each) for key, each in values.items()}, seconds)
+        seconds, memory = (None, None) if cost is None else cost
+        return ScoredMethod(name, is_control, {key: np.array(each) for key, each in values.items()}, seconds, memory)
+
+    @property
+    def _filler_keys(self) -> dict[str, str]:
+        """By metric, what its deletion puts in place of patches."""
+        return {f"deletion_{filler}": filler for filler in self.settings.fillers}
+
+    def _measure_curves(self, part: slice, maps_PRC: Floats, values: dict[str, list[float]]) -> None:
+        pixels_BCHW, maps_BRC = self._pixels(part), maps_PRC[part]
+        curves = self.explainer.curves(pixels_BCHW, maps_BRC)
+        values["gap"] += curves.gap.tolist()
+        values["insertion"] += curves.insertion_area.tolist()
+        values["deletion"] += curves.deletion_area.tolist()
+        for key, filler in self._filler_keys.items():
+            beneath_BCHW = blur(pixels_BCHW) if filler == "blur" else self._others(part)
+            values[key] += deletion_areas(self.explainer.probability, pixels_BCHW, beneath_BCHW, maps_BRC).tolist()
+
+    def _others(self, part: slice) -> torch.Tensor:
+        """For each picture the next one of another answer, or the next where all have one answer."""
+        targets = self.pictures.targets_P.tolist()
+        others = []
+        for p in range(part.start, part.stop):
+            following = [(p + step) % len(targets) for step in range(1, len(targets))] or [p]
+            others.append(next((q for q in following if targets[q] != targets[p]), following[0]))
+        return self.explainer.pixels(self.pictures.pixels_PCHW[others])
 
     def _mask_scores(self, maps_PRC: Floats) -> dict[str, list[float]]:
         """By metric, the score of every map against its picture's mask; NaN where there is none."""

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vitrine.attribution.registry import CORE_METHODS
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.compare.run import ComparisonResult, compare_runs
 from vitrine.display import ResultDisplay
@@ -238,13 +239,15 @@ class _DocumentBuilder:
         data = self.settings.data or resolve_data_reference(
             self.final.record.folder, str(self.final.record.data["reference"])
         )
-        score_settings = ScoreSettings(limit=self.settings.score, curves=self.settings.score, seed=self.settings.seed)
+        score_settings = ScoreSettings(
+            CORE_METHODS, limit=self.settings.score, curves=self.settings.score, seed=self.settings.seed, fillers=()
+        )
         result = score_methods(
             classifier,
             str(folder),
             data,
             score_settings,
-            lambda done, total: self.progress("Scoring methods", done, total),
+            lambda done, total, _: self.progress("Scoring methods", done, total),
         )
         return scores_from_dict(result.to_dict())
 

@@ -57,7 +57,7 @@ def methods_table(ranking: Ranking, metrics: Sequence[Metric] | None = None, *, 
     Args:
         ranking: what to show.
         metrics: which columns; None shows all, the deciding one first.
-        standing: with seconds a picture, and how each method stands to the best.
+        standing: with seconds and memory a picture, and how each method stands to the best.
     """
     columns_shown = ranking.metrics if metrics is None else tuple(metrics)
     columns = ["method", *(_heading(ranking, metric) for metric in columns_shown)]
@@ -65,9 +65,11 @@ def methods_table(ranking: Ranking, metrics: Sequence[Metric] | None = None, *, 
         [_name(row), *(_estimate(row.estimates.get(metric.key)) for metric in columns_shown)] for row in ranking.rows
     ]
     if standing:
-        columns += ["s/picture", f"by {ranking.by.label}"]
+        columns += ["s/picture", "MB/picture", f"by {ranking.by.label}"]
         for cells, row in zip(rows, ranking.rows, strict=True):
-            cells += [None if row.seconds is None else _seconds(row), STANDINGS[row.standing]]
+            seconds = None if row.seconds is None else _seconds(row)
+            memory = None if row.memory is None else f"{row.memory / 1e6:,.1f}"
+            cells += [seconds, memory, STANDINGS[row.standing]]
     return Table(tuple(columns), tuple(map(tuple, rows)), None if ranking.leading_control else 0)
 
 
@@ -88,18 +90,18 @@ def methods_text(ranking: Ranking) -> str:
 
 def cascade_table(verdicts: Mapping[str, SetVerdict]) -> Table:
     """A row a method, a column a stage: rank correlation of its maps with those of ever more shuffled copies."""
-    stages = [stage.name for stage in next(iter(verdicts.values())).evidence.stages]
-    rows = [
-        (name, *(shown_number(stage.correlation.mean) for stage in verdict.evidence.stages))
-        for name, verdict in verdicts.items()
-    ]
+    stages = max(([stage.name for stage in each.evidence.stages] for each in verdicts.values()), key=len)
+    rows: list[tuple[Cell, ...]] = []
+    for name, verdict in verdicts.items():
+        correlations = {stage.name: shown_number(stage.correlation.mean) for stage in verdict.evidence.stages}
+        rows.append((name, *(correlations.get(stage) for stage in stages)))
     return Table(("shuffled, from the head down", *stages), tuple(rows))
 
 
 def methods_csv(ranking: Ranking) -> bytes:
     """A CSV file: a row a method, with the p of its difference from the best, corrected for all pairs; for every
     metric mean, ends of the interval and number of pictures."""
-    columns = ["method", "control", "standing", "p", "seconds_a_picture"]
+    columns = ["method", "control", "standing", "p", "seconds_a_picture", "bytes_a_picture"]
     for metric in ranking.metrics:
         columns += [metric.key, f"{metric.key}_low", f"{metric.key}_high", f"{metric.key}_n"]
     rows: list[tuple[Cell, ...]] = []
@@ -110,6 +112,7 @@ def methods_csv(ranking: Ranking) -> bytes:
             row.standing,
             round_number(row.p),
             round_number(row.seconds),
+            row.memory,
         ]
         for metric in ranking.metrics:
             estimate = row.estimates.get(metric.key)

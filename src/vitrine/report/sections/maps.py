@@ -52,6 +52,7 @@ SCORES = "methods/methods.json"
 
 _PHOTO_SIDE = 480  # pixels of a photograph on the page
 _MAX_METRICS = 4  # metrics in the ranking's figure and table
+_METHODS_AT_FIRST = 5  # the best, beside the controls; all are in a table that opens
 
 
 def build_positions_section(classifier: Classifier, name: str) -> Section:
@@ -258,6 +259,7 @@ def scores_from_dict(content: Mapping[str, Any]) -> RecordedScores:
             each["standing"],
             None if each["lead_of_best"] is None else _paired_difference(each["lead_of_best"]),
             each["p_of_lead"],
+            each.get("bytes_a_picture"),
         )
         for each in content["methods"]
     )
@@ -280,10 +282,13 @@ def build_methods_section(scores: RecordedScores) -> Section:
     ranking = scores.ranking
     best = ranking.rows[0]
     metrics = ranking.metrics[:_MAX_METRICS]
-    table = methods_table(ranking, metrics)
+    shortened = ranking.best(_METHODS_AT_FIRST)
+    table = methods_table(shortened, metrics)
+    is_shortened = len(shortened.rows) < len(ranking.rows)
+    every_row = [Details("All methods", (TableBlock(methods_table(ranking, metrics)),))] if is_shortened else []
     alt = f"Methods ranked by {ranking.by.label}: " + "; ".join(
         f"{row.name} {shown_number(row.estimates[ranking.by.key].mean, 3)}"
-        for row in ranking.rows
+        for row in shortened.rows
         if ranking.by.key in row.estimates
     )
     others = tuple(
@@ -296,8 +301,9 @@ def build_methods_section(scores: RecordedScores) -> Section:
         (
             Paragraph(_describe_best(scores)),
             Findings((Finding(flag, f"{best.name}: {sentence}"),)),
-            Plot("methods", methods_figure(ranking, metrics=metrics), alt, _figure_caption(scores)),
+            Plot("methods", methods_figure(shortened, metrics=metrics), alt, _figure_caption(scores)),
             Details("The same as a table", (TableBlock(table),)),
+            *every_row,
             *([Details("Verdicts on the other methods", (Findings(others),))] if others else []),
             *([Details("How they were scored", (BulletList(scores.notes),))] if scores.notes else []),
         ),
