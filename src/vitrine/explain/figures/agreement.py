@@ -12,9 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vitrine.attribution.agreement import Agreement
-from vitrine.plotting.colormap import SIGNED
+from vitrine.plotting.colormap import Scale
 from vitrine.plotting.style import (
     GREY,
+    INK,
     LABEL,
     MARGIN,
     SMALL,
@@ -40,7 +41,7 @@ def save_agreement_figure(agreement: Agreement, path: Path, metadata: Mapping[st
 
 
 def agreement_figure(agreement: Agreement) -> Figure:
-    """A square a pair of methods, with its rank correlation: blue is opposite, black unrelated, orange alike.
+    """A square a pair of methods, with its rank correlation: purple is alike, white unrelated, gold opposite.
 
     Methods stand in the order of their likeness, so that those that agree are beside one another.
     """
@@ -60,11 +61,11 @@ def agreement_figure(agreement: Agreement) -> Figure:
         )
         add_text(figure, MARGIN, top - 0.53, detail, fontsize=SMALL, color=GREY)
         axes = add_axes(figure, left, top - 0.72 - side, side, side)
-        axes.imshow(np.ma.masked_invalid(correlation_MM), cmap=SIGNED, vmin=-1, vmax=1)
+        axes.imshow(np.ma.masked_invalid(correlation_MM), cmap=Scale("lost").colormap, vmin=-1, vmax=1)
         for row, column in np.ndindex(correlation_MM.shape):
             value = correlation_MM[row, column]
             text = "–" if np.isnan(value) else shown_number(float(value))
-            colour = GREY if np.isnan(value) else "black" if abs(value) > 0.6 else "white"
+            colour = GREY if np.isnan(value) else "white" if value > 0.5 else INK
             axes.text(column, row, text, ha="center", va="center", fontsize=min(SMALL, 15 * cell), color=colour)
         axes.set_yticks(range(len(names)), names, fontsize=LABEL)
         axes.set_xticks(range(len(names)), names, fontsize=LABEL, rotation=90)
