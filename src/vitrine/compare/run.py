@@ -44,7 +44,7 @@ from vitrine.metrics.caption_ngrams import NO_SCORERS
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.style import save
 from vitrine.plotting.tables import Cell, Table, inline, named_table
-from vitrine.results import count_of, join_words
+from vitrine.results import agree, count_of, join_words
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.find import RunSearch, SkippedFolder, find_runs
 from vitrine.runs.index import NEARER, RunSummary, read_summaries
@@ -481,7 +481,7 @@ def save_disagreement_maps(
         )
     if len(samples) < min(_MAX_MAPS, len(names)):
         gone = min(_MAX_MAPS, len(names)) - len(samples)
-        notes.append(f"No map of {count_of(gone, 'picture')}, no longer there.")
+        notes.append(f"{count_of(gone, 'picture')} {agree(gone, 'is', 'are')} no longer there and without a map.")
     if not samples:
         return [], notes
     some = "" if len(samples) == len(names) else f"{len(samples)} of "
