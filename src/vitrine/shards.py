@@ -44,7 +44,7 @@ class WrittenShards(ResultDisplay):
     def headline(self) -> str:
         """How many pictures, and where."""
         pictures, shards = sum(each[2] for each in self.splits), sum(each[1] for each in self.splits)
-        return f"{pictures:,} pictures in {shards:,} shards: {self.folder}"
+        return f"{count_of(pictures, 'picture')} in {count_of(shards, 'shard')}: {self.folder}"
 
     def details(self) -> str:
         """A line a split."""

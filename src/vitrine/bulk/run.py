@@ -77,7 +77,7 @@ class BulkResult(ResultDisplay):
 
     def headline(self) -> str:
         """How many rows, and where."""
-        return f"{self.rows:,} rows in {self.out} ({self.precision})"
+        return f"{count_of(self.rows, 'row')} in {self.out} ({self.precision})"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -23,6 +23,7 @@ from vitrine.cli.options import (
     explicit_options,
     refuse_explicit,
 )
+from vitrine.results import count_of
 
 LayerOption = Annotated[
     str,
@@ -229,4 +230,4 @@ def ask(
         show.json(answer)
         return
     show.answer(answer.text)
-    show.say(f"A map for each of its {len(answer.words)} words: {out}.")
+    show.say(f"A map for each of its {count_of(len(answer.words), 'word')}: {out}.")

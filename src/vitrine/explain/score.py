@@ -161,7 +161,8 @@ class MethodScores(ResultDisplay):
 
     def headline(self) -> str:
         """Which method comes first, and on what."""
-        return f"{self.ranking.rows[0].name} ranks first of {len(self.verdicts)} methods: {self.model} on {self.data}"
+        best, count = self.ranking.rows[0].name, count_of(len(self.verdicts), "method")
+        return f"{best} ranks first of {count}: {self.model} on {self.data}"
 
     def details(self) -> str:
         """The table, the verdicts and the notes."""

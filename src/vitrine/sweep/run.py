@@ -98,7 +98,9 @@ class SweepPlan(ResultDisplay):
 
     def headline(self) -> str:
         """How many runs, and how far they are."""
-        return f"{len(self.runs)} runs, {sum(each.state == 'finished' for each in self.runs)} of them finished"
+        return (
+            f"{count_of(len(self.runs), 'run')}, {sum(each.state == 'finished' for each in self.runs)} of them finished"
+        )
 
     def details(self) -> str:
         """The plan."""
@@ -257,7 +259,7 @@ class SweepResult(ResultDisplay):
     def headline(self) -> str:
         """How many runs, and how far they are."""
         failures = f", {len(self.failures)} failed" if self.failures else ""
-        return f"{len(self.trained_runs)} runs trained, {len(self.skipped_runs)} skipped{failures}"
+        return f"{count_of(len(self.trained_runs), 'run')} trained, {len(self.skipped_runs)} skipped{failures}"
 
     def details(self) -> str:
         """The comparison."""

@@ -18,6 +18,7 @@ from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
 from vitrine.models.vlm.attention_rows import recording
 from vitrine.models.vlm.families import Family
 from vitrine.models.vlm.layout import TokenLayout, TokenSpread
+from vitrine.results import count_of
 
 DEFAULT_PIECES = 256
 """Word pieces of an answer at most, where no other number is asked for."""
@@ -191,7 +192,7 @@ class VisionLanguageModel(nn.Module):
         if max_pieces is not None and max_pieces > room:
             raise ModelError(
                 f"A picture and its prompt take {longest:,} of this model's {self.context:,} positions: an answer of "
-                f"{max_pieces:,} word pieces does not fit.\nAsk for fewer: --max-pieces {room}"
+                f"{count_of(max_pieces, 'word piece')} does not fit.\nAsk for fewer: --max-pieces {room}"
             )
         return min(DEFAULT_PIECES, room) if max_pieces is None else max_pieces
 
@@ -268,7 +269,9 @@ class VisionLanguageModel(nn.Module):
         """
         prefills = encoder_output.features.rows
         if len(ids_B) != len(prefills) or (state is not None and len(ids_B) != len(state.padding_B)):
-            raise ValueError(f"Words of {len(ids_B)} rows do not go with an encoder output of {len(prefills)}.")
+            raise ValueError(
+                f"Words of {count_of(len(ids_B), 'row')} do not go with an encoder output of {len(prefills)}."
+            )
         if state is None:
             logits_BV = torch.stack([prefill.logits_V for prefill in prefills])
             attention = [prefill.attention_LHN for prefill in prefills]

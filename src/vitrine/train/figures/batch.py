@@ -40,7 +40,7 @@ def batch_figure(pictures: Sequence[LabelledPixels], details: Sequence[str]) -> 
     count = (
         count_of(len(shown_pictures), "picture")
         if len(shown_pictures) == len(pictures)
-        else f"{len(shown_pictures)} of {len(pictures)} pictures"
+        else f"{len(shown_pictures)} of {count_of(len(pictures), 'picture')}"
     )
     with figure_style():
         mosaic = Mosaic(

@@ -9,6 +9,7 @@ from math import ceil
 from matplotlib.figure import Figure
 
 from vitrine.plotting.style import ACCENT, EMPTY, GREY, HAIRLINE, MARGIN, SMALL, WIDTH, figure_style, text_size
+from vitrine.results import count_of
 from vitrine.train.figures.batch import fit_words
 from vitrine.train.figures.mosaic import Mosaic, Pixels, centre_square
 
@@ -53,7 +54,7 @@ def classes_figure(rows: Sequence[ClassRow], classes: int, *, noun: str = "class
     details = [
         f"Of each {EXAMPLES} training pictures (their middle), a bar of how many there are, and their number + that of "
         "the validation pictures.",
-        f"The largest has {most:,} training pictures, the smallest {fewest:,}"
+        f"The largest has {count_of(most, 'training picture')}, the smallest {fewest:,}"
         + (f": {most / fewest:.3g} times fewer." if 0 < fewest < most else "."),
     ]
     if len(rows) < classes:
