@@ -98,6 +98,36 @@ def test_what_wrappers_put_in_front_of_names_is_taken_off(
     assert {name: int(value) for name, value in tensors.items()} == {name: i for i, name in enumerate(expected)}
 
 
+@pytest.mark.parametrize(
+    ("parts", "names"),
+    [
+        ([["model.a", "model.b"], ["lm_head.w"]], {"model.a", "model.b", "lm_head.w"}),
+        ([["model.a"], ["model.b", "lm_head.w"]], {"model.a", "model.b", "lm_head.w"}),
+        ([["model.a", "model.b"], ["model.c"]], {"a", "b", "c"}),
+        ([["module.model.a"], ["module.b"]], {"model.a", "b"}),
+    ],
+)
+def test_what_is_in_front_of_all_names_is_seen_on_all_files_together(
+    parts: list[list[str]], names: set[str], tmp_path: Path
+) -> None:
+    """One file of several may hold only names with a prefix that the model's own others lack."""
+    weight_map, values = {}, {}
+    for number, part in enumerate(parts):
+        tensors = {name: torch.full((2,), float(10 * number + place)) for place, name in enumerate(part)}
+        save_file(tensors, tmp_path / f"{number}.safetensors")
+        weight_map |= dict.fromkeys(part, f"{number}.safetensors")
+        values |= tensors
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    opened = open_weights(index)
+    assert set(opened.shapes) == set(opened.tensors()) == names
+    as_named = open_weights(index, as_named=True).tensors()
+    assert set(as_named) == set(values)
+    assert all(torch.equal(as_named[name], value) for name, value in values.items())
+    ends = {name: next(value for full, value in values.items() if full.endswith(name)) for name in names}
+    assert all(torch.equal(opened.tensors()[name], value) for name, value in ends.items())
+
+
 def test_two_tensors_of_one_name_are_expect_error(tmp_path: Path) -> None:
     torch.save({"module.a": torch.ones(1), "a": torch.zeros(1)}, tmp_path / "w.pth")
     expect_error(tmp_path / "w.pth", "same name")

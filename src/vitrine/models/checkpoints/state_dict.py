@@ -38,6 +38,8 @@ MAX_WRAPPERS = limit("MAX_WRAPPERS", 8)
 """Dictionaries inside of one another, around the weights of a file."""
 _ADDED_BY_TORCH = ("_orig_mod.", "module.", "_orig_mod.")  # torch.compile, DistributedDataParallel, in either order
 _ATTRIBUTES = ("model.", "net.", "network.", "backbone.")  # of the object that was saved with the model inside it
+_Rename = Callable[[Mapping[str, Any]], dict[str, str]]
+"""From names of tensors in a file to those that they are given."""
 _UNPACKING = 50  # an archive that unpacks to more times its size holds no weights
 _NPZ_HEADER_BYTES = 10_000
 
@@ -72,7 +74,7 @@ class StateDictFile:
             return self.read()
 
 
-def open_weights(path: Path, selection: str = "") -> StateDictFile:
+def open_weights(path: Path, selection: str = "", *, as_named: bool = False) -> StateDictFile:
     """Open a weights file for its names and shapes: .safetensors, .npz, an index of
     several files, or any other name for ``torch.save``.
 
@@ -81,16 +83,18 @@ def open_weights(path: Path, selection: str = "") -> StateDictFile:
     Args:
         path: of the file.
         selection: of several state dicts in it, the one under these keys, with dots between them; empty chooses.
+        as_named: leave names as the file has them, for the library that wrote it.
 
     Raises:
         ModelError: it is not a weights file, is damaged, or carries Python objects.
     """
+    rename = _own_names if as_named else strip_wrapper_prefixes
     if is_index(path):
-        return _open_parts(path)
+        return _open_parts(path, rename)
     with _model_errors(path):
         if path.suffix == ".safetensors":
-            return _open_safetensors(path)
-        return _open_npz(path) if path.suffix == ".npz" else _open_pickle(path, selection)
+            return _open_safetensors(path, rename)
+        return _open_npz(path) if path.suffix == ".npz" else _open_pickle(path, selection, rename)
 
 
 @contextmanager
@@ -114,10 +118,10 @@ def _model_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open_safetensors(path: Path) -> StateDictFile:
+def _open_safetensors(path: Path, rename: _Rename) -> StateDictFile:
     with safe_open(path, framework="pt") as tensors:  # reads the header, and holds its offsets against the file's size
         shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    names = strip_wrapper_prefixes(shapes)
+    names = rename(shapes)
     return StateDictFile(
         path,
         {names[name]: shape for name, shape in shapes.items()},
@@ -125,12 +129,15 @@ def _open_safetensors(path: Path) -> StateDictFile:
     )
 
 
-def _open_parts(path: Path) -> StateDictFile:
-    """The tensors of several files, by their index: each from the file that it names."""
+def _open_parts(path: Path, rename: _Rename) -> StateDictFile:
+    """The tensors of several files, by their index: each from the file that it names.
+
+    What all names have in front is seen on the names of all files together: one file alone may lack those without.
+    """
     part_by_name = read_index(path)
-    files = {part.name: open_weights(part) for part in part_paths(path)}
-    names = strip_wrapper_prefixes(part_by_name)
-    shapes = {names[name]: files[part].shapes.get(names[name]) for name, part in part_by_name.items()}
+    files = {part.name: open_weights(part, as_named=True) for part in part_paths(path)}
+    names = rename(part_by_name)
+    shapes = {names[name]: files[part].shapes.get(name) for name, part in part_by_name.items()}
     missing = [name for name, shape in shapes.items() if shape is None]
     if missing:
         raise ModelError(
@@ -139,17 +146,17 @@ def _open_parts(path: Path) -> StateDictFile:
 
     def read() -> dict[str, Tensor]:
         tensors = {part: file.tensors() for part, file in files.items()}
-        return {names[name]: tensors[part][names[name]] for name, part in part_by_name.items()}
+        return {names[name]: tensors[part][name] for name, part in part_by_name.items()}
 
     return StateDictFile(path, {name: shape for name, shape in shapes.items() if shape is not None}, read=read)
 
 
-def _open_pickle(path: Path, selection: str) -> StateDictFile:
+def _open_pickle(path: Path, selection: str, rename: _Rename) -> StateDictFile:
     refuse_foreign_format(path)
     content = scan_pickle(path)
     candidates = _state_dicts(content)
     keys, notes = _choose(candidates, selection)
-    names = strip_wrapper_prefixes(candidates[keys])
+    names = rename(candidates[keys])
 
     def read() -> dict[str, Tensor]:
         return {names[name]: value for name, value in _state_dicts(load_pickle(path))[keys].items()}
@@ -221,16 +228,25 @@ def preference(keys: tuple[str, ...]) -> tuple[int, int]:
     return len(_PREFERENCE), len(keys)
 
 
+def _own_names(names: Mapping[str, Any]) -> dict[str, str]:
+    """Names as they are.
+
+    Raises:
+        ValueError: one cannot be shown.
+    """
+    if not all(name.isprintable() for name in names):
+        raise ValueError("a tensor has a name that cannot be shown")
+    return {name: name for name in names}
+
+
 def strip_wrapper_prefixes(names: Mapping[str, Any]) -> dict[str, str]:
     """Names as the model itself has them, for names with ``module.``, ``_orig_mod.`` or ``model.`` in front.
 
     Raises:
         ValueError: two tensors would have one name, or one has a name that cannot be shown.
     """
-    if not all(name.isprintable() for name in names):
-        raise ValueError("a tensor has a name that cannot be shown")
     plain = {}
-    for name in names:
+    for name in _own_names(names):
         short = name
         for prefix in _ADDED_BY_TORCH:
             short = short.removeprefix(prefix)

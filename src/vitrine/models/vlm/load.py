@@ -168,7 +168,7 @@ def _load_model(
             model, report = model_class.from_pretrained(
                 None,
                 config=config,
-                state_dict=open_weights(weights.path).tensors(),
+                state_dict=open_weights(weights.path, as_named=True).tensors(),
                 dtype=dtype,
                 ignore_mismatched_sizes=True,  # reported below, with the rest
                 output_loading_info=True,
