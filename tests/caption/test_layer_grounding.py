@@ -34,6 +34,20 @@ def test_the_layer_that_points_is_chosen(tmp_path: Path) -> None:
     assert read_layers(str(path)) == 1
 
 
+def test_relative_maps_are_rows_of_their_own_and_can_be_the_best() -> None:
+    captions = LayerCaptions()
+    for seed in range(40):
+        plain = [random_caption(seed), random_caption(seed + 100, name=f"{seed}.png")]
+        captions.append(plain, [perfect(seed), random_caption(seed + 200, name=f"{seed}.png")])
+    scores = captions.scores()
+    assert scores is not None
+    assert (scores.best, scores.is_relative_best) == (0, True)
+    assert "--layer 0 --relative." in scores.sentence
+    rows = [line.split()[:2] for line in scores.table().text().splitlines()[-2:]]
+    assert rows == [["0", "relative"], ["1", "relative"]]
+    assert scores.to_dict()["relative"] is True
+
+
 def test_where_no_layer_points_that_is_said() -> None:
     captions = LayerCaptions()
     for seed in range(40):
@@ -65,8 +79,11 @@ def test_a_vision_language_model_is_evaluated(vitrine_command: Command, tmp_path
     assert len(result.layer_grounding.layers) == 2
     # The last layer is what is scored without being asked for all of them.
     assert result.layer_grounding.layers[-1].to_dict() == result.human_grounding.to_dict()
-    hits = [layer.estimates["pointing"]["word"].mean for layer in result.layer_grounding.layers]
-    assert result.layer_grounding.best == int(np.argmax(hits)) == json.loads((out / "layers.json").read_text())["layer"]
+    assert len(result.layer_grounding.relative) == 2
+    rows = (*result.layer_grounding.layers, *result.layer_grounding.relative)
+    best = int(np.argmax([layer.estimates["pointing"]["word"].mean for layer in rows]))
+    written = json.loads((out / "layers.json").read_text())
+    assert (written["layer"], written["relative"]) == (best % 2, best >= 2)
     assert "Which layer looks at what human captions name?" in result.table()
     picture = next((scenes / "test").rglob("*.png"))
     answer = ("--layer", out / "layers.json", "--max-pieces", 3)

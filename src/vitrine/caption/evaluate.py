@@ -294,6 +294,8 @@ def evaluate_captioner(
         DataError, ModelError: the input cannot be used.
     """
     captioner = open_captioner(model, architecture, vocabulary, precision=precision)
+    if by_layer and captioner.question is not None:
+        captioner = captioner.with_prompt(None, relative=True)
     settings = split_settings(captioner.folder, seed)
     dataset = open_captions(data, seed=settings.seed, val_fraction=settings.val_fraction)
     name = choose_split(dataset, split)
@@ -361,12 +363,17 @@ class _CaptionCollector:
             each.name: vocabulary.encode(each.captions[0])[:max_tokens] for each in self.samples if each.captions
         }
         human: dict[str, DecodedCaption] = {}
+        relative: dict[str, DecodedCaption] = {}
 
         def decode(module: Any, encoder_output: EncoderOutput, samples: Sequence[Sample]) -> Iterator[DecodeStep]:
             names = [sample.name for sample in samples]
             ids, maps = [first_ids[name] for name in names], MapChoice("all" if self.by_layer else -1)
             captions = final_captions(teacher_forced(module, encoder_output, ids, maps=maps))
             human.update(zip(names, captions, strict=True))
+            if self.by_layer and self.captioner.question is not None:
+                baselines = maps.of(module.neutral_attention(encoder_output)).numpy()
+                quotients = [each.relative_to(base) for each, base in zip(captions, baselines, strict=True)]
+                relative.update(zip(names, quotients, strict=True))
             return greedy(module, encoder_output) if beams == 1 else beam_search(module, encoder_output, beams)
 
         for part in caption_batches(
@@ -380,7 +387,8 @@ class _CaptionCollector:
             for picture in part.pictures:
                 self.captions.append(predicted_caption(picture, vocabulary))
                 self._ground("predicted", picture)
-                self._score_human(replace(picture, caption=human.pop(picture.sample.name)))
+                name = picture.sample.name
+                self._score_human(replace(picture, caption=human.pop(name)), relative.pop(name, None))
         if not self.captions:
             raise none_readable(self.unreadable)
 
@@ -389,18 +397,18 @@ class _CaptionCollector:
         captions = self.grounded_captions[source]
         return grounding(captions) if captions else None
 
-    def _score_human(self, picture: CaptionedPicture) -> None:
-        """A picture with its human caption, as the captioner scored it under teacher forcing."""
+    def _score_human(self, picture: CaptionedPicture, relative: DecodedCaption | None) -> None:
+        """A picture with its human caption, as the captioner scored it under teacher forcing; ``relative`` has its maps
+        divided by those of a neutral prompt."""
         self.log_probability += picture.caption.log_probability
         self.tokens += len(picture.caption.ids) + picture.caption.has_end
-        self._ground("human", picture)
+        self._ground("human", picture, relative)
 
-    def _ground(self, source: str, picture: CaptionedPicture) -> None:
+    def _ground(self, source: str, picture: CaptionedPicture, relative: DecodedCaption | None = None) -> None:
         """Note where the words of a caption look, where it is known what is in the picture."""
         regions = self.regions.of(picture.sample.name) if self.regions is not None else None
         if regions is None or not picture.caption.ids:
             return
-        layers = picture.caption.maps_TLHK.shape[1]
         words = caption_words(picture.caption, self.captioner.vocabulary, maps=MapChoice(-1))
         nouns = find_named_words([word.text for word in words], regions)
         masks = [(each.index, regions.mask(each.regions, picture.photo.size)) for each in nouns if each.regions]
@@ -409,11 +417,14 @@ class _CaptionCollector:
         caption = GroundedCaption(picture.sample.name, maps, picture.placement, masks, absent)
         self.grounded_captions[source].append(caption)
         if self.by_layer and source == "human":
-            words_L = [
-                caption_words(picture.caption, self.captioner.vocabulary, maps=MapChoice(layer))
-                for layer in range(layers)
-            ]
-            self.layer_captions.append([replace(caption, maps=[word.map_RC for word in words]) for words in words_L])
+            captions = [None if each is None else self._by_layer(caption, each) for each in (picture.caption, relative)]
+            self.layer_captions.append(captions[0] or (), captions[1] or ())
+
+    def _by_layer(self, grounded: GroundedCaption, caption: DecodedCaption) -> list[GroundedCaption]:
+        """A caption with the maps of every layer, from the first on."""
+        vocabulary, layers = self.captioner.vocabulary, caption.maps_TLHK.shape[1]
+        words_L = [caption_words(caption, vocabulary, maps=MapChoice(layer)) for layer in range(layers)]
+        return [replace(grounded, maps=[word.map_RC for word in words]) for words in words_L]
 
 
 def _write(out: Path, result: CaptionerEvaluation) -> None:

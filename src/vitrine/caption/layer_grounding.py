@@ -1,6 +1,7 @@
 """Which decoder layer's word maps point best at what the words name: every layer scored on human captions.
 
-The captions are followed under teacher forcing, so that all layers are scored on the same words.
+The captions are followed under teacher forcing, so that all layers are scored on the same words; of a vision-language
+model, maps relative to a neutral prompt too.
 """
 
 from __future__ import annotations
@@ -28,21 +29,27 @@ class LayerCaptions:
 
     Attributes:
         by_layer: of each layer from 0, the captions.
+        relative_by_layer: the same with maps that were divided by those of a neutral prompt; empty without one.
     """
 
     by_layer: list[list[GroundedCaption]] = field(default_factory=list)
+    relative_by_layer: list[list[GroundedCaption]] = field(default_factory=list)
 
-    def append(self, captions: Sequence[GroundedCaption]) -> None:
+    def append(self, captions: Sequence[GroundedCaption], relative: Sequence[GroundedCaption] = ()) -> None:
         """Add one caption, given with the maps of every layer."""
         self.by_layer = self.by_layer or [[] for _ in captions]
-        for layer, caption in zip(self.by_layer, captions, strict=True):
-            layer.append(caption)
+        self.relative_by_layer = self.relative_by_layer or [[] for _ in relative]
+        for layers, maps in ((self.by_layer, captions), (self.relative_by_layer, relative)):
+            for layer, caption in zip(layers, maps, strict=True):
+                layer.append(caption)
 
     def scores(self) -> LayerGrounding | None:
         """The grounding of every layer; None where no noun of the captions can be scored."""
-        groundings = tuple(grounding(captions) for captions in self.by_layer)
+        layers, relative = (
+            tuple(grounding(captions) for captions in each) for each in (self.by_layer, self.relative_by_layer)
+        )
         by = METRICS[0].key
-        return LayerGrounding(groundings) if groundings and by in groundings[0].estimates else None
+        return LayerGrounding(layers, relative) if layers and by in layers[0].estimates else None
 
 
 @dataclass(frozen=True)
@@ -51,20 +58,33 @@ class LayerGrounding:
 
     Attributes:
         layers: from layer 0 on.
+        relative: the same, of maps that were divided by those of a neutral prompt; empty of captioners that take none.
     """
 
     layers: tuple[Grounding, ...]
+    relative: tuple[Grounding, ...] = ()
 
     @property
     def best(self) -> int:
-        """The layer with the highest pointing hit; of equals the first."""
-        return max(range(len(self.layers)), key=lambda layer: self._hit(layer))
+        """The layer with the highest pointing hit; of equals the first, and plain maps before relative ones."""
+        return self._best_row % len(self.layers)
+
+    @property
+    def is_relative_best(self) -> bool:
+        """Whether its relative maps are the ones that point best."""
+        return self._best_row >= len(self.layers)
+
+    @property
+    def _best_row(self) -> int:
+        rows = (*self.layers, *self.relative)
+        return max(range(len(rows)), key=lambda row: _hit(rows[row]))
 
     @property
     def sentence(self) -> str:
         """What to do, for a person."""
-        best = self.layers[self.best]
-        advice = f"Layer {self.best} points best: --layer {self.best}."
+        best = (*self.layers, *self.relative)[self._best_row]
+        how, option = (", relative to a neutral prompt", " --relative") if self.is_relative_best else ("", "")
+        advice = f"Layer {self.best}{how} points best: --layer {self.best}{option}."
         if best.flag not in ("points", "leans"):
             return f"{advice} {best.finding}: no layer is to be believed on these data."
         return f"{advice} {best.finding}. It was chosen on these pictures: on others expect a little less."
@@ -72,24 +92,33 @@ class LayerGrounding:
     def table(self) -> Table:
         """A row a layer: pointing hit with its interval, and the controls' on the same nouns."""
         rows = []
-        for number, layer in enumerate(self.layers):
+        names = [str(number) for number in range(len(self.layers))]
+        names += [f"{number} relative" for number in range(len(self.relative))]
+        for name, layer in zip(names, (*self.layers, *self.relative), strict=True):
             row = layer.estimates[METRICS[0].key]
             ends = row[WORD].interval
             within = "" if ends is None else f" ({shown_number(ends.low, 3)} to {shown_number(ends.high, 3)})"
             controls = (f"{row[control].mean:.3f}" for control in CONTROLS)
-            rows.append((str(number), f"{row[WORD].mean:.3f}{within}", *controls))
+            rows.append((name, f"{row[WORD].mean:.3f}{within}", *controls))
         return Table(("layer", METRICS[0].label, "mean map", "centre blob", "uniform"), tuple(rows))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the layer to use, what is to be said of it, and every layer's grounding."""
-        return {"layer": self.best, "sentence": self.sentence, "layers": [layer.to_dict() for layer in self.layers]}
+        return {
+            "layer": self.best,
+            "relative": self.is_relative_best,
+            "sentence": self.sentence,
+            "layers": [layer.to_dict() for layer in self.layers],
+            "relative_layers": [layer.to_dict() for layer in self.relative],
+        }
 
     def to_json(self) -> str:
         """The content of :data:`FILE`."""
         return to_json(self.to_dict())
 
-    def _hit(self, layer: int) -> float:
-        return self.layers[layer].estimates[METRICS[0].key][WORD].mean
+
+def _hit(layer: Grounding) -> float:
+    return layer.estimates[METRICS[0].key][WORD].mean
 
 
 def read_layers(layers: str | int | tuple[int, int]) -> int | tuple[int, int] | Literal["mean"]:
