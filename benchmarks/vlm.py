@@ -124,7 +124,9 @@ def main() -> int:
         return 0
     (our_ids, our_rows), (their_ids, their_rows) = ways.ours(), ways.peer()
     apart = float((our_rows - their_rows).abs().max()) if our_ids == their_ids else float("inf")
+    print(f"same words: {our_ids == their_ids}; attention at most {apart:.1e} apart", file=sys.stderr)
     speeds = alternate({OURS: lambda: len(ways.ours()[0]), PEER: lambda: len(ways.peer()[0])}, rounds=options.rounds)
+    print(f"words per second: {speeds}", file=sys.stderr)
     memory = {OURS: added_mib("ours", options), PEER: added_mib("peer", options)}
     result = {
         "same_words": our_ids == their_ids,
