@@ -22,7 +22,7 @@ WORDS = frozenset(
 )
 # Participles that are the field's own words, or keys of files and of the HTTP interface.
 TERMS = frozenset(
-    """compiled described expected finished frozen gated looked masked merged normalised predicted pretrained sampled
+    """compiled disabled described expected finished frozen gated looked masked merged normalised predicted pretrained sampled
     sharded undecided unexpected unsharded untrained""".split()  # noqa: SIM905
 )
 FINE = WORDS | TERMS

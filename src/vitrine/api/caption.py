@@ -68,7 +68,8 @@ def caption(
     Args:
         model: the reference of a captioner (a run, ``catr/v3``, a BLIP, GIT, encoder-decoder or vision-language model
             of transformers), or what :func:`vitrine.load` opened.
-        images: pictures, as :func:`vitrine.predict` takes them.
+        images: pictures, as :func:`vitrine.predict` takes them. Those of a generator are all held; one by one
+            they are taken by ``vitrine.load(...).caption``.
         out: the folder for figures and captions.csv; None keeps captions in memory, as the result's ``captions``.
         prompt: what a vision-language model is asked of every picture; None asks for a caption, in its own words.
         arch: catr, where ``model`` is a weights file.

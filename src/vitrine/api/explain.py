@@ -70,7 +70,8 @@ def explain(
 
     Args:
         model: a model reference, what :func:`vitrine.load` opened, or a module in memory.
-        images: pictures, as :func:`vitrine.predict` takes them.
+        images: pictures, as :func:`vitrine.predict` takes them. Those of a generator are all held; one by one
+            they are taken by ``vitrine.load(...).explain``.
         out: the folder for figures, contact sheets and maps.csv; None keeps maps in memory, as the result's
             ``pictures``, which draw themselves.
         method: a method of :data:`vitrine.attribution.registry.ENTRIES`, ``captum:NAME`` or ``cam:NAME``; or a function

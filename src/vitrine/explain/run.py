@@ -291,11 +291,12 @@ class ExplainResult(ResultDisplay):
         return overlays_figure([each.on_photo for each in drawable], drawable[0].scale_with(drawable))
 
     def figure_png(self) -> bytes | None:
-        """The first maps; of a result whose figures were written, the first contact sheet, if it is a PNG."""
+        """The first maps; of a result whose figures were written, the first contact sheet or figure that is a PNG."""
         if any(isinstance(each, DrawableMap) for each in self.pictures):
             return figure_bytes(self.plot(), "png", {})
-        sheet = next((each for each in self.sheets if each.suffix == ".png" and each.is_file()), None)
-        return None if sheet is None else sheet.read_bytes()
+        files = (*self.sheets, *(each.figure for each in self.pictures if each.figure is not None))
+        file = next((each for each in files if each.suffix == ".png" and each.is_file()), None)
+        return None if file is None else file.read_bytes()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
