@@ -22,8 +22,8 @@ WORDS = frozenset(
 )
 # Participles that are the field's own words, or keys of files and of the HTTP interface.
 TERMS = frozenset(
-    """compiled disabled described expected finished frozen gated looked masked merged normalised predicted pretrained sampled
-    sharded undecided unexpected unsharded untrained""".split()  # noqa: SIM905
+    """compiled described disabled expected finished frozen gated looked masked merged normalised
+    predicted pretrained sampled sharded undecided unexpected unsharded untrained""".split()  # noqa: SIM905
 )
 FINE = WORDS | TERMS
 # Declarations and parameters of JavaScript.
