@@ -43,6 +43,7 @@ WORK = {
     "positions": ["vitrine.explain.positions.positions"],
     "inspect": ["vitrine.explain.inspect.inspect_figure"],
     "caption": ["vitrine.api.caption._caption_here", "vitrine.bulk.run.caption_in_bulk"],
+    "ask": ["vitrine.api.load.load"],
     "sweep": ["vitrine.sweep.run.sweep", "vitrine.sweep.run.plan"],
     "compare": ["vitrine.compare.run.compare"],
     "verify": ["vitrine.verify.run.verify"],
