@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vitrine.api.captioner import CaptionerModel
-from vitrine.api.model import Model
 from vitrine.api.options import PathLike, as_path, optional_path
 from vitrine.caption.model import Captioner
 from vitrine.classify.inference import input_normalisation
@@ -27,8 +25,12 @@ from vitrine.models.in_memory import evaluating
 from vitrine.models.load import LoadedModel
 from vitrine.open_model import open_model
 
-ModelLike = str | os.PathLike[str] | nn.Module | Model | CaptionerModel
-"""A model reference, a module in memory, or what :func:`load` opened."""
+if TYPE_CHECKING:  # the faces import all that draws: a verb that draws nothing starts without
+    from vitrine.api.captioner import CaptionerModel
+    from vitrine.api.model import Model
+
+    ModelLike = str | os.PathLike[str] | nn.Module | Model | CaptionerModel
+    """A model reference, a module in memory, or what :func:`load` opened."""
 
 
 def load(
@@ -71,6 +73,9 @@ def load(
         >>> vitrine.load(mine, labels=["cat", "dog"]).predict("cat.jpg").label in ("cat", "dog")
         True
     """
+    from vitrine.api.captioner import CaptionerModel
+    from vitrine.api.model import Model
+
     if isinstance(model, nn.Module):
         if arch is not None or vocab is not None:
             raise UsageError("arch and vocab are of files: leave them out of a module in memory.")
@@ -101,10 +106,9 @@ def open_once(model: Any, *, features: bool = False) -> str | Classifier | Capti
     """
     if isinstance(model, str | os.PathLike):
         return os.fspath(model)
-    if isinstance(model, Model):
-        return model.classifier
-    if isinstance(model, CaptionerModel):
-        return model.captioner
+    for opened_model in (getattr(model, "classifier", None), getattr(model, "captioner", None)):
+        if isinstance(opened_model, Classifier | Captioner):  # of what load gave
+            return opened_model
     if isinstance(model, nn.Module):
         return classifier_in_memory(model, features=features)
     raise UsageError(
