@@ -17,6 +17,7 @@ import pytest
 from support.made_runs import made_run, run_verb
 
 from vitrine.config import load_recipe, recipe_to_toml
+from vitrine.config.recipe_rules import TrainingFacts, choose
 from vitrine.config.sweep import SweepRun, load_sweep
 from vitrine.errors import RecipeError, RunError, UsageError
 from vitrine.io.files import to_json
@@ -250,6 +251,27 @@ def test_dry_run_lists_and_estimates(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="--jobs 0"):
         plan(path, out, jobs=0)
+
+
+def test_fields_that_rules_choose_are_known_once_a_run_has_begun(tmp_path: Path) -> None:
+    path = write_file(
+        tmp_path / "sweep.toml", 'data = "pets"\nrecipe = "finetune"\n[grid]\nlearning_rate = [1e-3, 2e-3]\n'
+    )
+    unknown = plan(path, tmp_path / "out")
+    assert [(each.total, each.left) for each in unknown.runs] == [(None, None)] * 2
+    assert "0 of some" in unknown.text() and "is not known before" in unknown.text()
+
+    for number, each in enumerate(unknown.runs):  # as a training begins: with the values that the rules chose then
+        facts = TrainingFacts(3_000, 10, 384, 12, 197, True, False, 10**12)
+        recipe, _ = choose(each.run.recipe, facts)
+        assert recipe.learning_rate == (1e-3, 2e-3)[number], "what the sweep varies is no rule's"
+        folder = RunFolder(each.folder)
+        folder.start(recipe, ("cat", "dog"), {"reference": unknown.data, "splits": {}}, {})
+        folder.append("history.jsonl", {"epoch": 1, "best": True})
+        folder.append("timings.jsonl", timing(1, 3.0, 1.0))
+    begun = plan(path, tmp_path / "out")
+    assert [(each.total, each.left, each.state) for each in begun.runs] == [(10, 9, "unfinished")] * 2
+    assert begun.estimate is not None and begun.estimate.epochs == 18
 
 
 def test_another_sweep_in_the_same_folder_is_refused(tmp_path: Path) -> None:
