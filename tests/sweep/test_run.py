@@ -265,6 +265,7 @@ def test_fields_that_rules_choose_are_known_once_a_run_has_begun(tmp_path: Path)
         facts = TrainingFacts(3_000, 10, 384, 12, 197, True, False, 10**12)
         recipe, _ = choose(each.run.recipe, facts)
         assert recipe.learning_rate == (1e-3, 2e-3)[number], "what the sweep varies is no rule's"
+        each.folder.mkdir(parents=True)
         folder = RunFolder(each.folder)
         folder.start(recipe, ("cat", "dog"), {"reference": unknown.data, "splits": {}}, {})
         folder.append("history.jsonl", {"epoch": 1, "best": True})
