@@ -329,7 +329,7 @@ def test_manifest_rows_that_cannot_be_used(tmp_path: Path) -> None:
     fill(tmp_path, "1.png", "2.png")
     text = "path,label\n1.png,a\n1.png,a\n2.png,b\n3.png,a\n2.png,\n"
     data = open_data(write(tmp_path / "m.csv", text))
-    assert has_note(data, "1 of 3 files do not exist: 3.png")
+    assert has_note(data, "1 of 3 files does not exist: 3.png")
     assert has_note(data, "1 row with the content of a row above was left aside")
     assert has_note(data, "1 row without a label")
     for text, words in [

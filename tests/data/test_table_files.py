@@ -150,7 +150,7 @@ def test_a_path_of_one_class_never_becomes_the_picture_of_another(tmp_path: Path
     )
     data = open_data(str(tmp_path / "t.csv"))
     assert labels_by_name(data) == {"cat/1.jpg": "c", "dog/1.jpg": "d", "cat/2.jpg": "c"}
-    assert any("1 of 3 files do not exist: cat/1.jpg" in note for note in data.notes)
+    assert any("1 of 3 files does not exist: cat/1.jpg" in note for note in data.notes)
 
 
 def test_where_pictures_were_found_is_said_and_each_folder_is_listed_once(

@@ -113,7 +113,7 @@ def test_a_changed_picture_is_named(run: Path, data: Path) -> None:
     result = verify(run)
     assert not result.same and result.differences == ("validation pictures",)
     (check,) = [check for check in result.checks if check.what == "validation pictures"]
-    assert check.detail == "of 24: 1 have another content" and check.examples == (name,)
+    assert check.detail == "of 24: 1 has another content" and check.examples == (name,)
     assert "Not verified; what differs: validation pictures." in result.text()
 
 

@@ -110,7 +110,7 @@ def test_a_changed_picture_is_named(run: Path, data: Path) -> None:
     result = verify(run)
     assert not result.same and result.differences == ("validation pictures",)
     (check,) = [check for check in result.checks if check.what == "validation pictures"]
-    assert check.detail == "of 15: 1 have another content" and check.examples == (name,)
+    assert check.detail == "of 15: 1 has another content" and check.examples == (name,)
 
 
 def test_other_human_captions_are_named(run: Path, data: Path) -> None:
@@ -121,7 +121,7 @@ def test_other_human_captions_are_named(run: Path, data: Path) -> None:
     (run / "data.json").write_text(json.dumps(content))
     result = verify(run)
     assert "validation pictures" in result.differences
-    assert "1 have other human captions" in detail(result, "validation pictures")
+    assert "1 has other human captions" in detail(result, "validation pictures")
 
 
 def test_missing_pictures(run: Path, data: Path) -> None:

@@ -200,7 +200,7 @@ def test_flickr8ks_captions(tmp_path: Path, header: str) -> None:
         "Images/1.png": ("A child on stairs .", 'A dog , and a "red" ball'),
         "Images/2.png": ("A cat, a cow", '"Stop sign'),
     }
-    assert has_note(data, "1 of 2 training pictures were held out for it with all their captions, seed 0")
+    assert has_note(data, "1 of 2 training pictures was held out for it with all their captions, seed 0")
 
 
 # --- tables
