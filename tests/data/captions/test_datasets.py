@@ -112,7 +112,7 @@ def test_cocos_pictures_may_be_elsewhere(tmp_path: Path, place: str) -> None:
     prefix = "" if place == "." else f"{place}/"
     assert names == {f"{prefix}{name}" for name in images.values()}
     assert has_note(data, "its pictures are in", place) == (place != ".")
-    assert has_note(data, "1 of 5 training pictures were held out", "seed 0")
+    assert has_note(data, "1 of 5 training pictures was held out", "seed 0")
 
 
 @needs_coco
@@ -352,7 +352,7 @@ def test_pictures_that_are_missing_are_counted_and_named(tmp_path: Path) -> None
     )
     data = open_captions(str(root))
     assert table(data)["validation"] == {"val2017/3.png": ("a cow",)}
-    assert has_note(data, "1 of 3 pictures that are listed do not exist", "train2017/1.png")
+    assert has_note(data, "1 of 3 pictures that are listed does not exist", "train2017/1.png")
     assert has_note(data, "3 captions are empty")
     assert has_note(data, "1 picture without a caption was left out", "val2017/4.png")
     assert has_note(data, "captions_val2017.json: 1 caption is of pictures that it does not list")
@@ -416,7 +416,7 @@ def test_a_path_that_no_file_can_have_is_a_missing_picture(tmp_path: Path, path_
     fill(tmp_path, "1.png")
     rows = [["1.png", "a cat"], [path_text, "a dog"]]
     data = open_captions(str(write(tmp_path / "captions.jsonl", rows_as("jsonl", ["path", "caption"], rows))))
-    assert has_note(data, "1 of 2 pictures that are listed do not exist")
+    assert has_note(data, "1 of 2 pictures that are listed does not exist")
 
 
 def test_links_are_followed_as_in_other_folders(tmp_path: Path) -> None:
