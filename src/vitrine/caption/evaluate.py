@@ -420,11 +420,11 @@ class _CaptionCollector:
             captions = [None if each is None else self._by_layer(caption, each) for each in (picture.caption, relative)]
             self.layer_captions.append(captions[0] or (), captions[1] or ())
 
-    def _by_layer(self, grounded: GroundedCaption, caption: DecodedCaption) -> list[GroundedCaption]:
+    def _by_layer(self, regions: GroundedCaption, caption: DecodedCaption) -> list[GroundedCaption]:
         """A caption with the maps of every layer, from the first on."""
         vocabulary, layers = self.captioner.vocabulary, caption.maps_TLHK.shape[1]
         words_L = [caption_words(caption, vocabulary, maps=MapChoice(layer)) for layer in range(layers)]
-        return [replace(grounded, maps=[word.map_RC for word in words]) for words in words_L]
+        return [replace(regions, maps=[word.map_RC for word in words]) for words in words_L]
 
 
 def _write(out: Path, result: CaptionerEvaluation) -> None:
