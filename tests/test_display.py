@@ -120,6 +120,17 @@ def test_a_verdict_shows_its_sentence_and_stands_in_what_is_shown_later(results:
     assert all(each.sentence == str(each) for each in results["score"].verdicts.values())
 
 
+def test_figures_can_be_saved(results: dict[str, Any], tmp_path: Path) -> None:
+    for name, owner in (
+        ("map.png", results["explain"].pictures[1]),
+        ("caption.png", results["caption"].captions[0]),
+        ("positions.png", results["positions"]),
+        ("methods.png", results["score"]),
+    ):
+        assert owner.save(tmp_path / name) == tmp_path / name
+        assert Image.open(tmp_path / name).info["Software"].startswith("vitrine ")
+
+
 def test_names_of_files_cannot_act_in_a_notebook() -> None:
     page = notebook_html("<b>a' onerror='x", "<script>", b"png", "<i>'")
     assert "<script>" not in page and "<b>a" not in page and "<i>" not in page

@@ -97,6 +97,19 @@ class PositionsResult(ResultDisplay):
                 return draw_positions(new_figure(7, 7).add_subplot(), self.findings.similarity_RCRC)
         return draw_positions(ax, self.findings.similarity_RCRC)
 
+    def save(self, path: str | Path) -> Path:
+        """Write the figure as .png or .svg.
+
+        Raises:
+            ValueError: another ending.
+        """
+        origin = Provenance(figure="positions", model=self.model, options={"cell": self.cell, "before": self.before})
+        title, metadata = _title(self.model, self.before), origin.to_metadata()
+        save_position_figure(
+            self.findings, Path(path), metadata, title=title, cell=self.cell, before=self.findings_before
+        )
+        return Path(path)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the same model gives the same bytes."""
         findings, controls = self.findings, self.findings.controls
