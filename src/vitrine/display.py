@@ -6,7 +6,7 @@ import base64
 import csv
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vitrine.errors import EnvironmentMismatchError
@@ -53,6 +53,33 @@ class ResultDisplay:
 
     def _repr_html_(self) -> str:
         return notebook_html(self.headline(), self.details(), self.figure_png())
+
+
+class ResultSequence(ResultDisplay):
+    """A result of several pictures, which is also their sequence: ``len(result)``, ``result[0]``, ``for each in ...``.
+
+    It is true in a condition, however many they are: there is a result.
+    """
+
+    def each_picture(self) -> Sequence[Any]:
+        """What it has of each picture, in order.
+
+        Raises:
+            UsageError: these were written, and are not in memory.
+        """
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.each_picture())
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.each_picture())
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return self.each_picture()[index]
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def notebook_html(headline: str, details: str = "", png: bytes | None = None, sentence: str = "") -> str:

@@ -221,6 +221,11 @@ def test_every_field_is_read_somewhere() -> None:
         ("batchsize", "batch_size"),
         ("transforms.rotate", "transforms.rotation"),
         ("transforms.crop_scales", "transforms.crop_scale"),
+        ("lr", "learning_rate"),
+        ("wd", "weight_decay"),
+        ("img_size", "image_size"),
+        ("max_grad_norm", "clip_norm"),
+        ("transforms.lr", "transforms."),
         ("zzz", ""),
     ],
 )

@@ -12,6 +12,7 @@ from vitrine.api.options import (
     csv_cells,
     optional_path,
     path_for_ray,
+    require_counts,
     require_local,
     require_out,
     text_for_ray,
@@ -119,6 +120,7 @@ def caption(
     require_out(out, format=format != "png", replace=replace, csv_safe=csv_safe)
     bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
     require_local(resume, bulk)
+    require_counts(batch_size=batch_size, limit=limit, workers=workers, part_size=part_size)
     settings = _settings(
         beams=beams,
         length_normalisation=length_normalisation,

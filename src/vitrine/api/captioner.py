@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NoReturn, overload
 
 from vitrine.api.model import OnePicture, one_or_many
+from vitrine.api.options import require_counts
 from vitrine.caption.model import Captioner
 from vitrine.caption.picture_caption import Caption, describe_pictures
 from vitrine.caption.run import CaptionProvenance, CaptionSettings
@@ -58,12 +59,14 @@ class CaptionerModel:
         Raises:
             DataError, PictureError: a picture cannot be used.
             ModelError: the captioner has no such layer or head.
+            UsageError: a setting that there is not.
 
         Examples:
             >>> caption = vitrine.load("runs/captioner").caption("cat.jpg")
             >>> len(caption.words) == len(caption.text.split())
             True
         """
+        require_counts(batch_size=batch_size)
         inputs = picture_input(pictures)
         if inputs.path is not None and not inputs.is_one:
             raise DataError(f"{inputs.path} is a folder: give one picture, or use vitrine.caption(model, folder, OUT).")

@@ -13,6 +13,7 @@ from vitrine.api.options import (
     data_reference,
     optional_path,
     path_for_ray,
+    require_counts,
     require_local,
     require_out,
     text_for_ray,
@@ -118,6 +119,7 @@ def explain(
         >>> vitrine.explain("runs/first", "photos/test", "maps", limit=2, quiet=True).table.name
         'maps.csv'
     """
+    require_counts(batch_size=batch_size, limit=limit, workers=workers, part_size=part_size)
     _require_figures(out, format, replace, csv_safe)
     bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
     require_local(resume, bulk)
@@ -276,6 +278,7 @@ def score(
     from vitrine.explain.score import ScoreSettings, score_methods, write_scores
     from vitrine.io.output_lock import lock_folder
 
+    require_counts(batch_size=batch_size, limit=limit)
     methods = (method,) if isinstance(method, str) or callable(method) else tuple(method)
     functions = {function_name(each): each for each in methods if not isinstance(each, str)}
     method_names = [each if isinstance(each, str) else function_name(each) for each in methods]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vitrine.api.options import PathLike, as_path, csv_cells, optional_path
+from vitrine.api.options import PathLike, as_path, csv_cells, optional_path, require_counts
 from vitrine.api.progress import reading_progress, say_notes, say_unreadable, say_unwritten
 from vitrine.errors import UsageError
 from vitrine.messages import quiet_messages
@@ -79,6 +79,7 @@ def features(
     from vitrine.features.run import FeatureSettings
     from vitrine.features.run import features as run_features
 
+    require_counts(batch_size=batch_size, limit=limit)
     if format not in ("png", "svg"):
         raise UsageError(f"--format {format} cannot be used: expected png or svg.")
     if category is not None and masks is None:

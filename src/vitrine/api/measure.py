@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vitrine.api.options import PathLike, csv_cells, data_reference, optional_path
+from vitrine.api.options import PathLike, csv_cells, data_reference, optional_path, require_counts
 from vitrine.api.progress import reading_progress, say_notes
 from vitrine.messages import quiet_messages
 
@@ -78,6 +78,7 @@ def evaluate(
     from vitrine.classify.evaluate import evaluate as run_evaluation
     from vitrine.models.kind import is_captioner
 
+    require_counts(batch_size=batch_size)
     reference, opened_model = data_reference(data, encoding), open_once(model)
     if isinstance(opened_model, str):
         captioner = is_captioner(opened_model, arch)
@@ -183,6 +184,7 @@ def knn(
     from vitrine.api.load import in_eval_mode, open_once
     from vitrine.classify.knn import knn as run_knn
 
+    require_counts(batch_size=batch_size, k=k)
     opened_model = open_once(model, features=True)
     with quiet_messages(quiet), in_eval_mode(opened_model), reading_progress("Computing features") as progress:
         result = run_knn(

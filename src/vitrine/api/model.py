@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NoReturn, overload
 
 import numpy.typing as npt
 import torch
 from PIL import Image
 
+from vitrine.api.options import require_counts
 from vitrine.attribution.foreign_methods import MapFunction
 from vitrine.attribution.method_options import refuse_options
 from vitrine.attribution.methods import function_name, method_with
@@ -105,6 +107,7 @@ class Model:
             >>> model.predict(Image.open("cat.jpg")).label in model.labels
             True
         """
+        require_counts(batch_size=batch_size)
         threshold = choose_threshold(threshold, is_multi_label=self.classifier.is_multi_label)
         inputs = self._pictures(pictures, normalised, "vitrine.predict(model, folder)")
         batches = predict_pictures(self.classifier, inputs.samples, threshold, batch_size)
@@ -119,6 +122,8 @@ class Model:
         *,
         batch_size: int = BATCH_SIZE,
         normalised: bool = False,
+        check: bool = False,
+        seed: int = 0,
         **how: Any,
     ) -> Explanation: ...
     @overload
@@ -130,6 +135,8 @@ class Model:
         *,
         batch_size: int = BATCH_SIZE,
         normalised: bool = False,
+        check: bool = False,
+        seed: int = 0,
         **how: Any,
     ) -> list[Explanation]: ...
     @overload
@@ -141,6 +148,8 @@ class Model:
         *,
         batch_size: int = BATCH_SIZE,
         normalised: bool = False,
+        check: bool = False,
+        seed: int = 0,
         **how: Any,
     ) -> Iterator[Explanation]: ...
     def explain(
@@ -151,6 +160,8 @@ class Model:
         *,
         batch_size: int = BATCH_SIZE,
         normalised: bool = False,
+        check: bool = False,
+        seed: int = 0,
         **how: Any,
     ) -> Explanation | list[Explanation] | Iterator[Explanation]:
         """Explain one picture or several by attribution maps.
@@ -161,8 +172,10 @@ class Model:
             target: the class that the maps are for, by its label or its number; None is the likeliest one of each.
             batch_size: pictures that go through the model at a time.
             normalised: pictures are tensors that the model takes as they are.
-            how: ``layer``, ``heads``, ``query``, ``window``, ``against``: see
-                :class:`vitrine.attribution.methods.Method`.
+            check: test whether the answer depends on what each map marks, at once; without it ``.verdict`` does when it
+                is asked for.
+            seed: of the test, and of methods that draw something.
+            how: ``layer``, ``heads``, ``query``, ``window``, ``against``: see :func:`vitrine.explain`.
 
         Raises:
             DataError, PictureError: a picture cannot be used.
@@ -174,12 +187,13 @@ class Model:
             >>> seen.map.shape
             (8, 8)
         """
+        require_counts(batch_size=batch_size)
         refuse_options(
             method if isinstance(method, str) else function_name(method), [] if target is None else ["target"]
         )
         inputs = self._pictures(pictures, normalised, "vitrine.explain(model, folder)")
         label = None if target is None else self.labels[find_class(self.labels, target)]
-        settings = ExplainSettings(method_with(method, how), label)
+        settings = ExplainSettings(replace(method_with(method, how), seed=seed), label, check=check, seed=seed)
         provenance = MapProvenance(self.reference, self.classifier, settings, self._architecture)
         with evaluating(self.classifier.module):
             explainer = Explainer(self.classifier, settings.method, label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,18 @@ PathLike = str | os.PathLike[str]
 
 
 def as_path(path: PathLike) -> Path:
-    """A path as vitrine opens it: ``~`` is the home folder."""
+    """A path as vitrine opens it: ``~`` is the home folder.
+
+    Raises:
+        UsageError: it is no path, such as a number or a list.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"A path is expected, as text or a pathlib.Path; got {_kind_of(path)}.")
     return Path(path).expanduser()
+
+
+def _kind_of(value: Any) -> str:
+    return "None" if value is None else f"an object of the type {type(value).__name__}"
 
 
 def optional_path(path: PathLike | None) -> Path | None:
@@ -27,7 +38,16 @@ def optional_path(path: PathLike | None) -> Path | None:
 
 
 def data_reference(data: PathLike, encoding: str | None = None) -> str:
-    """A reference to data with the encoding of its table."""
+    """A reference to data with the encoding of its table.
+
+    Raises:
+        UsageError: it is neither text nor a path, such as a list of pictures or a model.
+    """
+    if not isinstance(data, str | os.PathLike):
+        raise UsageError(
+            "Data with labels or captions are a folder, a table or a reference such as scenes:new; got "
+            f"{_kind_of(data)}."
+        )
     from vitrine.data.reference_options import with_option
 
     return with_option(os.fspath(data), "encoding", encoding)
@@ -42,6 +62,21 @@ def optional_reference(data: PathLike | None, encoding: str | None) -> str | Non
     if data is None and encoding is not None:
         raise UsageError("--encoding is of DATA: give both, or leave it out; a run remembers that of its own data.")
     return None if data is None else data_reference(data, encoding)
+
+
+def require_counts(**counts: int | None) -> None:
+    """Refuse what is no number of things, before any work is done.
+
+    Args:
+        counts: by the option's name; None where a person did not say.
+
+    Raises:
+        UsageError: one is no whole number, or less than 1.
+    """
+    for name, value in counts.items():
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and (not is_whole or value < 1):
+            raise UsageError(f"{name} = {value!r} cannot be used: expected a whole number, at least 1.")
 
 
 def require_out(out: PathLike | None, **options: bool) -> None:

@@ -10,6 +10,7 @@ from vitrine.api.options import (
     csv_cells,
     optional_path,
     path_for_ray,
+    require_counts,
     require_out,
     text_for_ray,
 )
@@ -85,6 +86,7 @@ def predict(
         >>> vitrine.predict("runs/first", "photos/test", "predictions.csv", quiet=True).table.rows
         200
     """
+    require_counts(batch_size=batch_size, workers=workers, part_size=part_size)
     require_out(out, probabilities=probabilities, top=bool(top), resume=resume, csv_safe=csv_safe)
     settings = bulk_settings(engine, ray_address, workers, part_size, resume)
     with quiet_messages(quiet), csv_cells(csv_safe), reading_progress("Predicting") as progress:

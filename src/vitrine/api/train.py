@@ -86,9 +86,9 @@ def train(
 
     if dry_run and resume:
         raise UsageError("--dry-run is of a new training: leave --resume out, or --dry-run.")
+    reference, class_names = data_reference(data, encoding), optional_path(names)
     run = default_run_folder(str(data)) if out is None else as_path(out)
     final_recipe = _recipe(run, recipe, settings, resume)
-    reference, class_names = data_reference(data, encoding), optional_path(names)
     with quiet_messages(quiet), training_progress() as report:
         if dry_run:
             return plan_training(reference, final_recipe, run, names=class_names, report=report)

@@ -52,7 +52,7 @@ def require_method(name: str) -> MethodEntry:
     library = name.partition(":")[0]
     if library in LIBRARIES:
         names = ", ".join(entry.variant for entry in LIBRARY_ENTRIES if entry.name.startswith(f"{library}:"))
-        raise ModelError(f"There is no method {name!r}: expected {library}: and one of {names}.")
+        raise ModelError(f"There is no method {name!r}: expected {library}: and one of {names}.{_hint(name)}")
     if is_own_function(name):
         raise ModelError(
             f"{name!r} names a function of your own, which runs only where it is given on the command line "
@@ -60,7 +60,35 @@ def require_method(name: str) -> MethodEntry:
         )
     raise ModelError(
         f"There is no method {name!r}: expected {list_methods()}, captum:NAME, cam:NAME, or a function of your own."
+        f"{_hint(name)}"
     )
+
+
+def nearest_method(name: str) -> str | None:
+    """The method that a name of another library, or a slip of the pen, most likely means; None where none is near.
+
+    Case, hyphens and underscores do not count, ``++`` is PlusPlus, and a library's method is known without its prefix:
+    ``gradcam++`` is ``cam:GradCAMPlusPlus``. vitrine's own methods come before a library's of the same name.
+    """
+    entries = (*ENTRIES, *LIBRARY_ENTRIES)
+    by_letters = {_letters(entry.name): entry.name for entry in entries}
+    for entry in LIBRARY_ENTRIES:
+        by_letters.setdefault(_letters(entry.variant), entry.name)
+    letters = _letters(name)
+    near = difflib.get_close_matches(letters, by_letters, n=1, cutoff=0.75)
+    if near:
+        return by_letters[near[0]]
+    parts = [method for method in METHODS if _letters(method) in letters]
+    return max(parts, key=lambda method: letters.rfind(_letters(method)), default=None)
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower().replace("+", "plus")))
+
+
+def _hint(name: str) -> str:
+    near = nearest_method(name)
+    return f"\nDid you mean {near}?" if near else ""
 
 
 def refuse_options(method: str, options: Iterable[str], spell: Callable[[str], str] = str) -> None:

@@ -5,6 +5,8 @@ Axes: B pictures, C channels (or classes, in logits_BC), H, W pixels.
 
 from __future__ import annotations
 
+import difflib
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -56,7 +58,7 @@ class Method:
 
     Raises:
         ModelError: no such method or way over heads.
-        UsageError: an option that the method does not have differs from its default.
+        UsageError: an option that the method does not have differs from its default, or one is no whole number.
     """
 
     name: str = "attention"
@@ -69,11 +71,33 @@ class Method:
     function: MapFunction | None = None
 
     def __post_init__(self) -> None:
+        self._use_whole_numbers()
         if self.function is None:
             require_method(self.name)
         refuse_options(self.name, [name for name in self.fields() if getattr(self, name) != getattr(Method, name)])
+        if self.heads == "each":
+            raise UsageError(
+                "Heads one by one are panels of a figure in a folder: vitrine.explain(model, pictures, out, "
+                "heads='each').\nFor a map in memory give a head's number from 0, mean, max or min."
+            )
         if isinstance(self.heads, str) and self.heads not in HEAD_REDUCTIONS:
             raise ModelError(f"heads = {self.heads!r} cannot be used: expected mean, max, min, each or a number.")
+
+    def _use_whole_numbers(self) -> None:
+        """Take whole numbers of NumPy and torch as Python's, so that figures can say them; refuse what is no number.
+
+        Raises:
+            UsageError: it names the option, and its value.
+        """
+        for name in ("layer", "window", "seed", "heads"):
+            value = getattr(self, name)
+            if name == "heads" and isinstance(value, str):
+                continue
+            try:
+                object.__setattr__(self, name, operator.index(value))
+            except TypeError as error:
+                expected = "mean, max, min, each or a head's number" if name == "heads" else "a whole number"
+                raise UsageError(f"{name} = {value!r} cannot be used: expected {expected}.") from error
 
     @property
     def for_a_class(self) -> bool:
@@ -176,15 +200,26 @@ def method_with(method: str | MapFunction, options: Mapping[str, Any]) -> Method
         UsageError: it would ignore one of the options.
     """
     name = method if isinstance(method, str) else function_name(method)
-    refuse_options(name, options)
+    settings = tuple(each for each in Method.fields() if each != "function")
     for option in options:
-        if option not in Method.fields():
-            raise UsageError(f"{option} is no setting of a map: expected one of {', '.join(Method.fields())}.")
+        if option not in settings:
+            near = difflib.get_close_matches(option, settings, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{option} is no option of a map: expected one of {', '.join(settings)}.{hint}")
+    refuse_options(name, options)
     return Method(name, **options, function=None if isinstance(method, str) else method)
 
 
 def function_name(function: MapFunction) -> str:
-    """What figures and tables call a person's own function: ``module:function``."""
+    """What figures and tables call a person's own function: ``module:function``.
+
+    Raises:
+        UsageError: it is no function.
+    """
+    if not callable(function):
+        raise UsageError(
+            f"A method is one's name, such as 'attention', or a function of your own; got {type(function).__name__}."
+        )
     module = getattr(function, "__module__", None) or "python"
     return f"{module}:{getattr(function, '__qualname__', type(function).__name__)}"
 

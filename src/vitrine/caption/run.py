@@ -24,7 +24,7 @@ from vitrine.caption.word_localization import WordCheck, check_words
 from vitrine.caption.word_maps import CaptionWord, Join, caption_words
 from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample, random_subset
-from vitrine.display import ResultDisplay
+from vitrine.display import ResultSequence
 from vitrine.io.figure_folder import FigureCall, FolderClaim, claim_folder, picture_choice
 from vitrine.io.file_names import beside
 from vitrine.io.files import remove_unfinished, unwritten_picture, writing
@@ -230,7 +230,7 @@ class PictureCaption(Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class CaptionResult(ResultDisplay):
+class CaptionResult(ResultSequence):
     """What ``vitrine caption`` made.
 
     Attributes:
@@ -248,6 +248,10 @@ class CaptionResult(ResultDisplay):
     unreadable: tuple[Unreadable, ...]
     unwritten: tuple[Unreadable, ...]
     notes: tuple[str, ...]
+
+    def each_picture(self) -> Sequence[PictureCaption]:
+        """Its caption."""
+        return self.captions
 
     def headline(self) -> str:
         """How many captions, and where."""

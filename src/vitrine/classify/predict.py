@@ -13,7 +13,8 @@ from vitrine.classify.picture_prediction import PicturePrediction, predict_pictu
 from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter, choose_threshold
 from vitrine.data.picture_inputs import PictureInput, picture_input
 from vitrine.data.samples import Sample
-from vitrine.display import ResultDisplay, csv_rows
+from vitrine.display import ResultSequence, csv_rows
+from vitrine.errors import UsageError
 from vitrine.io.output_lock import writes_file
 from vitrine.results import Progress, Unreadable, count_of, no_progress, none_readable, percent, unreadable_to_json
 
@@ -21,7 +22,7 @@ _SHOWN = 10  # predictions in a notebook; to_pandas() has all
 
 
 @dataclass(frozen=True, repr=False)
-class PredictionResult(ResultDisplay):
+class PredictionResult(ResultSequence):
     """What ``vitrine predict`` wrote, or found.
 
     Attributes:
@@ -39,6 +40,19 @@ class PredictionResult(ResultDisplay):
     is_multi_label: bool = False
     predictions: tuple[PicturePrediction, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+
+    def each_picture(self) -> Sequence[PicturePrediction]:
+        """Its prediction.
+
+        Raises:
+            UsageError: a table was written instead.
+        """
+        if self.table is not None:
+            raise UsageError(
+                f"The predictions were written to {self.table.path}: read that, .table_rows() or .to_pandas(); or "
+                "predict without out to keep them in memory."
+            )
+        return self.predictions
 
     def headline(self) -> str:
         """How many predictions, and where they are."""

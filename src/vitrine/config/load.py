@@ -168,11 +168,30 @@ def _parse_caption(value: object) -> CaptionSpec:
     return CaptionSpec(**value)
 
 
+_NAMES_ELSEWHERE = {
+    **dict.fromkeys(("lr", "base_lr", "max_lr"), "learning_rate"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("bs", "per_device_train_batch_size"), "batch_size"),
+    **dict.fromkeys(("opt", "optim"), "optimizer"),
+    **dict.fromkeys(("smoothing",), "label_smoothing"),
+    **dict.fromkeys(("amp", "fp16", "bf16", "dtype"), "precision"),
+    **dict.fromkeys(("img_size", "input_size", "resolution"), "image_size"),
+    **dict.fromkeys(("arch", "backbone", "model_name"), "model"),
+    **dict.fromkeys(("max_epochs", "n_epochs", "num_train_epochs"), "epochs"),
+    **dict.fromkeys(("clip_grad", "grad_clip", "max_grad_norm", "gradient_clip_val"), "clip_norm"),
+    **dict.fromkeys(("grad_accum_steps", "gradient_accumulation_steps", "accum_iter"), "accumulate"),
+    **dict.fromkeys(("freeze", "linear_probe", "peft"), "tune"),
+    **dict.fromkeys(("patience",), "early_stopping"),
+}
+"""Recipe fields by the names that timm, transformers and Lightning give them."""
+
+
 def _check_field(key: str, names: tuple[str, ...], prefix: str) -> None:
     if key in names:
         return
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-    raise RecipeError(f"There is no recipe field {prefix}{key}; the nearest name is {prefix}{near[0]}.")
+    elsewhere = _NAMES_ELSEWHERE.get(key, "")
+    near = elsewhere if elsewhere in names else difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
+    raise RecipeError(f"There is no recipe field {prefix}{key}; the nearest name is {prefix}{near}.")
 
 
 def _parse_toml_value(text: str) -> Any:

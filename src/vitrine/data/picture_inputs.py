@@ -297,7 +297,11 @@ def _bytes_of_shares(shares_HWC: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if not (low >= 0 and high <= 1):  # false for NaN
         raise DataError(
             f"A picture's numbers run from {low:g} to {high:g}: expected floats from 0 to 1, or uint8 from 0 to 255.\n"
-            "Of tensors that are normalised already, say so: normalised=True."
+            + (
+                "If they are 0 to 255, divide them by 255."
+                if low >= 0 and high <= 255
+                else "Of tensors that are normalised already, say so: normalised=True."
+            )
         )
     return np.rint(shares_HWC.astype(np.float64) * 255).astype(np.uint8)
 

@@ -88,7 +88,25 @@ def _open(reference: str) -> Dataset:
         return _open_folder(path, reference, options)
     if path.is_file():
         return _open_file(path, reference, options)
-    raise DataError(
+    raise _nothing_at(path)
+
+
+def require_place(reference: str) -> None:
+    """Refuse a file or folder that is not there, before anything that takes long is done for it; nothing is opened.
+
+    Raises:
+        DataError: there is none.
+    """
+    if reference.startswith(("scenes:", "hf:")) or reference in oxford_pets.NAMES or is_shards(reference):
+        return
+    place, _ = split_options(reference, OPTIONS)
+    path = Path(place).expanduser()
+    if not path.exists() and not reference.startswith("oxford-pets:"):
+        raise _nothing_at(path)
+
+
+def _nothing_at(path: Path) -> DataError:
+    return DataError(
         f"There is no file or folder {path}. Give a folder of pictures, a manifest, hf:owner/name, "
         f"{' or '.join(oxford_pets.NAMES)}, or scenes:base."
     )

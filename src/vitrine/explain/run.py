@@ -26,7 +26,7 @@ from vitrine.attribution.placement import Placement
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample, random_subset
-from vitrine.display import ResultDisplay
+from vitrine.display import ResultSequence
 from vitrine.errors import UsageError
 from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explainer
 from vitrine.explain.figures.contact_sheet import A_SHEET, save_contact_sheet, sheet_path
@@ -227,7 +227,7 @@ def maps_csv(records: Sequence[MapRecord], out: Path) -> bytes:
 
 
 @dataclass(frozen=True, repr=False)
-class ExplainResult(ResultDisplay):
+class ExplainResult(ResultSequence):
     """What ``vitrine explain`` made.
 
     Attributes:
@@ -251,6 +251,10 @@ class ExplainResult(ResultDisplay):
     method: str
     precision: str
     notes: tuple[str, ...] = ()
+
+    def each_picture(self) -> Sequence[PictureMap]:
+        """Its map, with the figure where one was written."""
+        return self.pictures
 
     def headline(self) -> str:
         """How many maps, by what, and where."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -24,6 +24,7 @@ from vitrine.classify.model import Classifier, open_classifier, place_on_device
 from vitrine.data.masks import Masks, find_masks
 from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample, random_subset
+from vitrine.display import ResultSequence, csv_rows
 from vitrine.errors import DataError, ModelError, PictureError, UsageError
 from vitrine.features.agreement import RegionAgreement, agreement, patch_mask, place_control
 from vitrine.features.figures import (
@@ -43,7 +44,7 @@ from vitrine.io.output_lock import writes_folder
 from vitrine.io.resumable_csv import csv_row
 from vitrine.models.load import load_model
 from vitrine.plotting.provenance import Provenance, figure_names
-from vitrine.results import Progress, Unreadable, count_of, no_progress, none_drawn, unreadable_to_json
+from vitrine.results import Progress, Unreadable, count_of, no_progress, none_drawn, percent, unreadable_to_json
 
 Floats = npt.NDArray[np.float32]
 
@@ -100,7 +101,7 @@ class FeatureSettings:
             raise UsageError("The file of components says whether there is a foreground, and which regions: not both.")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FeatureRecord:
     """One picture's figure and what it shows.
 
@@ -121,6 +122,10 @@ class FeatureRecord:
     regions_RC: npt.NDArray[np.int64] | None
     similarity_RC: Floats | None
     colours_RC3: Floats
+
+    def __repr__(self) -> str:
+        rows, columns = self.colours_RC3.shape[:2]
+        return f"<{self.name}: patch features, {rows} x {columns} patches, {self.figure}>"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -143,8 +148,8 @@ class FeatureRecord:
 _COLUMNS = ("filename", "figure", "outliers", "foreground")
 
 
-@dataclass(frozen=True, eq=False)
-class FeaturesResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class FeaturesResult(ResultSequence):
     """What ``vitrine features`` made.
 
     Attributes:
@@ -182,6 +187,30 @@ class FeaturesResult:
     unwritten: tuple[Unreadable, ...]
     precision: str
     notes: tuple[str, ...] = ()
+
+    def each_picture(self) -> Sequence[FeatureRecord]:
+        """Its figure, and what that shows."""
+        return self.pictures
+
+    def headline(self) -> str:
+        """How many figures of which tokens, and where."""
+        aside = f", {count_of(len(self.unreadable), 'picture')} could not be read" if self.unreadable else ""
+        return f"{count_of(len(self.pictures), 'figure')} in {self.out}: patch features, {self.layer}{aside}"
+
+    def details(self) -> str:
+        """What the components have of the variance."""
+        shares = ", ".join(percent(share) for share in self.variance_shares)
+        untrained = "" if self.untrained is None else f" (untrained: {', '.join(map(percent, self.untrained))})"
+        return f"variance along the components: {shares}{untrained}"
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a picture, as in features.csv."""
+        return csv_rows(self.table.read_bytes())
+
+    def figure_png(self) -> bytes | None:
+        """The first sheet, or the only figure; None where they are SVG."""
+        drawn = self.sheets[0] if self.sheets else self.pictures[0].figure
+        return drawn.read_bytes() if drawn.suffix == ".png" and drawn.is_file() else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

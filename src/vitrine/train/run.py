@@ -11,6 +11,7 @@ from vitrine.config import Recipe, recipe_from_toml
 from vitrine.config.recipe import flat_fields
 from vitrine.config.recipe_rules import adopt
 from vitrine.data.class_names import RUN_FILE
+from vitrine.data.sources import require_place
 from vitrine.errors import LostProcessError, OutputInUseError, RecipeError, RunError
 from vitrine.models.load import resolve_with_weights
 from vitrine.results import count_of
@@ -170,6 +171,7 @@ def _make_trainer(
     _check_processes(recipe, processes)
     data_settings, caption = DataSettings.from_recipe(recipe), recipe.caption
     if caption is None:
+        require_place(reference)
         model = processes.local_main_first(
             lambda: resolve_with_weights(recipe.model, recipe.pretrained, recipe.model_args)
         )

@@ -1,0 +1,34 @@
+"""Arguments of the wrong kind are refused by name, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+import vitrine
+from vitrine.errors import DataError, UsageError
+
+
+@pytest.mark.parametrize("data", [None, 5, ["a.jpg", "b.jpg"], nn.Linear(1, 1)], ids=["none", "int", "list", "module"])
+@pytest.mark.parametrize("verb", ["train", "check", "evaluate", "score", "knn"])
+def test_labelled_data_are_a_reference(verb: str, data: Any) -> None:
+    before = () if verb in ("train", "check") else ("vitrine/scenes-tiny",)
+    with pytest.raises(UsageError, match=r"^Data with labels or captions are a folder, a table or a reference"):
+        getattr(vitrine, verb)(*before, data)
+
+
+def test_a_path_is_text_or_a_path() -> None:
+    with pytest.raises(
+        UsageError, match=r"A path is expected, as text or a pathlib\.Path; got an object of the type int"
+    ):
+        vitrine.positions("vitrine/scenes-tiny", 3)  # type: ignore[arg-type]
+
+
+def test_data_that_are_not_there_are_told_before_weights_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There is no file or folder"):
+        vitrine.train(
+            tmp_path / "nowhere", tmp_path / "run", settings={"model": "timm/vit_tiny_patch16_224.no_such_tag"}
+        )
