@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrine.results import and_n_more, count_of, join_words, percent, shown_number
+from vitrine.results import and_n_more, count_of, join_words, list_names, percent, shown_number
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,8 @@ def test_a_shown_number_is_the_rounded_one_and_zero_has_no_sign(value: float, de
     exact = Decimal(value).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN)
     mark = "" if exact == 0 else "−" if exact < 0 else "+" if sign else ""
     assert shown_number(value, decimals, sign=sign) == f"{mark}{abs(exact)}"
+
+
+def test_names_with_commas_are_told_apart() -> None:
+    assert list_names(["cat", "crane, bird", "dog"]) == 'cat, "crane, bird", dog'
+    assert and_n_more(["a, b", "c", "d"], 2) == '"a, b", c and 1 more'

@@ -26,7 +26,17 @@ from vitrine.metrics.classification import LabelledLogits, classification_metric
 from vitrine.metrics.intervals import wilson
 from vitrine.plotting.confusion import confusion_csv, confusion_figure, save_confusion_figure
 from vitrine.plotting.curves import learning_curves, save_learning_curves, space_apart
-from vitrine.plotting.style import SERIES, SHARES, contrast_colour, figure_style, new_figure, save, shorten
+from vitrine.plotting.style import (
+    SERIES,
+    SHARES,
+    _origin_below,
+    add_text,
+    contrast_colour,
+    figure_style,
+    new_figure,
+    save,
+    shorten,
+)
 from vitrine.plotting.tables import Setting, Table, metrics_table, settings_table
 from vitrine.results import ClassificationMetrics, Interval, percent
 
@@ -372,3 +382,19 @@ def test_a_line_ends_with_its_own_value_and_the_ring_is_named_apart() -> None:
     assert percent(rows[-1]["validation_accuracy"]) in texts
     several = [text.get_text() for text in learning_curves({"run": rows, "other": rows}).texts]
     assert f"run  best {percent(best['validation_accuracy'])}" in several and "ring: best epoch" in several
+
+
+def test_the_foot_names_model_and_data_where_nothing_else_does() -> None:
+    options = {"vitrine:options": '{"data": "photos/"}'}
+    for title, metadata, foot in (
+        ("Accuracy 93 %", {"model": "runs/pets", "data": "photos/"}, ["model runs/pets · data photos/"]),
+        ("Methods", {"vitrine:model": "runs/pets", **options}, ["model runs/pets · data photos/"]),
+        ("Position embeddings of runs/pets", {"vitrine:model": "runs/pets"}, []),
+        ("Methods", {"vitrine:options": "{no JSON"}, []),
+    ):
+        with figure_style():
+            figure = new_figure(4, 2)
+            add_text(figure, 0.2, 1.6, title)
+        with _origin_below(figure, metadata):
+            assert [text.get_text() for text in figure.texts] == [title, *foot]
+        assert [text.get_text() for text in figure.texts] == [title]

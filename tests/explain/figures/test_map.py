@@ -398,6 +398,14 @@ def test_a_figure_says_method_notes_and_verdict() -> None:
     assert "map alone, 14 × 14 patches" in words
 
 
+def test_panels_of_heads_and_matrices_say_what_a_map_figure_says() -> None:
+    wrong = replace(picture(), true="Bengal", model="runs/pets")
+    assert wrong.headline == "Basenji · predicted, 93.8 % · ✗ true label: Bengal"
+    assert wrong.origin == f"10_1107.jpg · model runs/pets\n{METHOD}"
+    figure = matrices_figure(attention(1, 17, 1), 1, title=wrong.headline, detail=wrong.origin)
+    assert {wrong.headline, *wrong.origin.split("\n")} <= set(words_of(figure))
+
+
 def test_the_masked_map_stands_beside_the_raw_one() -> None:
     outliers = with_outliers(picture())
     figure = map_figure(outliers, Scale("uniform", 6))
