@@ -73,7 +73,7 @@ def _forward_maps(methods: Mapping[str, Method], module: nn.Module, pixels_BCHW:
         name: _AttentionRows(method, module, layout) for name, method in methods.items() if method.name != "rollout"
     }
     rollouts = {name: Rollout() for name, method in methods.items() if method.name == "rollout"}
-    visitors = [*rows.values(), *rollouts.values()]
+    visitors: list[Callable[[AttentionCall], None]] = [*rows.values(), *rollouts.values()]
 
     def visit(call: AttentionCall) -> None:
         for visitor in visitors:
