@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from vitrine.attribution.attention import watch_attention
-from vitrine.attribution.foreign_methods import import_function, undisturbed
+from vitrine.attribution.foreign_methods import import_function, keep_module_state
 from vitrine.attribution.gradcam import gradcam, gradcam_module
 from vitrine.attribution.methods import Method, method_with
 from vitrine.attribution.pixel_gradients import input_gradient
@@ -170,7 +170,7 @@ def test_a_function_is_imported_from_the_current_folder(tmp_path: Path, monkeypa
 
 def test_undisturbed_puts_back_what_an_error_left() -> None:
     module = build()
-    with pytest.raises(ZeroDivisionError), undisturbed(module), watch_attention(module, lambda call: None):
+    with pytest.raises(ZeroDivisionError), keep_module_state(module), watch_attention(module, lambda call: None):
         module.train().requires_grad_(False)
         module.blocks[0].register_forward_pre_hook(lambda *_: None)
         raise ZeroDivisionError

@@ -79,5 +79,5 @@ def _compare(first: Sequence[str], second: Sequence[str], filler: str) -> str:
     correlation = float(rank_correlation(ranks[:, 0][None], ranks[:, 1][None])[0])
     name, before, after = max(places, key=lambda place: abs(place[1] - place[2]))
     best = "the best stays" if first[0] == second[0] else f"the best is {second[0]}, not {first[0]}"
-    moved = f"{name} moves farthest, from place {before} to {after}"
-    return f"{start}: rank correlation {shown_number(correlation)}; {best}; {moved}."
+    farthest_move = f"{name} moves farthest, from place {before} to {after}"
+    return f"{start}: rank correlation {shown_number(correlation)}; {best}; {farthest_move}."

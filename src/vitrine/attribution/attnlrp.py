@@ -83,8 +83,8 @@ def _layer_norm(
     """A layer norm whose deviation is a constant."""
     del func
     axes = tuple(range(-len(normalized_shape), 0))
-    centred = x.float() - x.float().mean(axes, keepdim=True)
-    result = centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt().detach()
+    deviation = x.float() - x.float().mean(axes, keepdim=True)
+    result = deviation * (deviation.square().mean(axes, keepdim=True) + eps).rsqrt().detach()
     result = result if weight is None else result * weight
     return (result if bias is None else result + bias).to(x.dtype)
 

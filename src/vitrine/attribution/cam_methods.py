@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vitrine.attribution.foreign_methods import undisturbed
+from vitrine.attribution.foreign_methods import keep_module_state
 from vitrine.attribution.gradcam import gradcam_module
 from vitrine.attribution.maps import BatchMaps, TokenLayout, token_layout
 from vitrine.errors import ModelError
@@ -62,7 +62,7 @@ def cam_maps(
         own = copy.deepcopy(module) if variant == "AblationCAM" else module  # it puts a layer of its own into the model
         index = 0 if targets_B is None else int(targets_B[b])
         rival = None if against_B is None else int(against_B[b])
-        with undisturbed(own), torch.enable_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        with keep_module_state(own), torch.enable_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             try:
                 target = _finer_target if variant == "FinerCAM" else _target

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vitrine.attribution.foreign_methods import undisturbed
+from vitrine.attribution.foreign_methods import keep_module_state
 from vitrine.attribution.maps import BatchMaps, token_layout
 from vitrine.attribution.pixel_gradients import sum_over_patches
 from vitrine.errors import ModelError
@@ -58,11 +58,11 @@ def captum_maps(
         ) from error
     maps = []
     for b in range(len(pixels_BCHW)):
-        scored = _Logit(module, None if against_B is None else int(against_B[b]))
-        with undisturbed(module), _seeded(seed), torch.enable_grad(), warnings.catch_warnings():
+        logit_module = _Logit(module, None if against_B is None else int(against_B[b]))
+        with keep_module_state(module), _fork_seed(seed), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                method = getattr(captum.attr, variant)(scored)
+                method = getattr(captum.attr, variant)(logit_module)
                 maps.append(_attribute(method, module, pixels_BCHW[b : b + 1], int(targets_B[b]), variant))
             except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError) as error:
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -71,7 +71,7 @@ def captum_maps(
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _fork_seed(seed: int) -> Iterator[None]:
     """The generators that captum draws from, torch's and numpy's, seeded for a while."""
     state = np.random.get_state()  # noqa: NPY002  captum draws from this one
     try:

@@ -163,8 +163,8 @@ def deletion_areas(
         intact = [probability(part_JCHW).max(dim=1) for part_JCHW in pixels_BCHW.split(batch_size)]
         classes_B = torch.cat([part.indices for part in intact])
         intact_B1 = torch.cat([part.values for part in intact]).float().cpu().numpy()[:, None]
-        changed = jobs.pictures(pixels_BCHW, beneath_BCHW, batch_size)
-        deleted_BS = _class_probabilities(probability, classes_B, changed).reshape(len(classes_B), -1)
+        variants = jobs.pictures(pixels_BCHW, beneath_BCHW, batch_size)
+        deleted_BS = _class_probabilities(probability, classes_B, variants).reshape(len(classes_B), -1)
     return area(np.concatenate([intact_B1, deleted_BS], axis=1), counts_S / scores_BRC[0].size)
 
 

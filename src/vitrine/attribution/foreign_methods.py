@@ -77,7 +77,7 @@ def own_maps(
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     expected = (len(pixels_BCHW), layout.rows, layout.columns)
-    with undisturbed(module):
+    with keep_module_state(module):
         try:
             result = function(module, pixels_BCHW, targets_B.to(pixels_BCHW.device))
             scores_BRC = torch.as_tensor(result).detach().float().cpu().clone()
@@ -94,7 +94,7 @@ def own_maps(
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
+def keep_module_state(module: nn.Module) -> Iterator[None]:
     """Afterwards the model has its earlier mode, gradients and hooks, and no others."""
     modes = {part: part.training for part in module.modules()}
     hooks = [

@@ -102,8 +102,8 @@ def gradcam_module(module: nn.Module, layer: int = -1) -> nn.Module:
     part = number if number < len(blocks) - 1 else number - 1
     if part < 0:
         raise ModelError("This model has one block, whose norm follows the attention: no part of it gives the tokens.")
-    chosen: nn.Module = blocks[part]
-    return chosen
+    target: nn.Module = blocks[part]
+    return target
 
 
 def _norm_before_attention(block: nn.Module) -> nn.Module | None:

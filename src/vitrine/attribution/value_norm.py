@@ -43,7 +43,7 @@ def value_norm(module: nn.Module, pixels_BCHW: torch.Tensor, layer: int = -1) ->
     calls: list[AttentionCall] = []
     with (
         torch.inference_mode(),
-        _fused(parts),
+        _fused_attention(parts),
         watch_attention(module, calls.append, layers),
         watch_head_tokens(module) as tokens,
     ):
@@ -106,7 +106,7 @@ def _output_matrix(module: nn.Module, layer: int) -> torch.Tensor:
 
 
 @contextmanager
-def _fused(parts: list[Any]) -> Iterator[None]:
+def _fused_attention(parts: list[Any]) -> Iterator[None]:
     """Attention hands over its values only where it runs fused."""
     switches = [part.fused_attn for part in parts]
     try:

@@ -69,8 +69,8 @@ def token_contributions(
         for share, weight in unit_quadrature(_STEPS):  # noqa: B007  scale reads the share
             score = class_logit(tail_logits(module, pixels_BCHW, tokens_BND, last_blocks=1), targets_B, against_B)
             (gradient,) = torch.autograd.grad(score, leaves.pop())
-            weighted = weight * gradient.float()
-            mean_gradient = weighted if mean_gradient is None else mean_gradient + weighted
+            term = weight * gradient.float()
+            mean_gradient = term if mean_gradient is None else mean_gradient + term
     assert mean_gradient is not None
     return _by_key(calls[0], mean_gradient, layout)
 

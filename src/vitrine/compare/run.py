@@ -480,8 +480,8 @@ def save_disagreement_maps(
             f"pictures.png shows the first {_MAX_MAPS} of {count_of(len(names), 'picture')}; pictures.csv names all."
         )
     if len(samples) < min(_MAX_MAPS, len(names)):
-        gone = min(_MAX_MAPS, len(names)) - len(samples)
-        notes.append(f"{count_of(gone, 'picture')} {agree(gone, 'is', 'are')} no longer there and without a map.")
+        absent = min(_MAX_MAPS, len(names)) - len(samples)
+        notes.append(f"{count_of(absent, 'picture')} {agree(absent, 'is', 'are')} no longer there and without a map.")
     if not samples:
         return [], notes
     some = "" if len(samples) == len(names) else f"{len(samples)} of "

@@ -591,10 +591,10 @@ class _Scorer:
         for part in self._batches(count):
             pixels_BCHW, targets_B = self._pixels(part), self.pictures.targets_P[part]
             with autocast(classifier.device, classifier.precision):
-                made = shared_maps(
+                method_maps = shared_maps(
                     methods, module or classifier.module, pixels_BCHW, targets_B, classifier.probabilities
                 )
-                for name, maps in made:
+                for name, maps in method_maps:
                     parts[name].append(maps.scores_BRC.numpy())
                     self._advance(len(targets_B), name)
         return {name: np.concatenate(each) for name, each in parts.items()}

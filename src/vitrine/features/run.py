@@ -209,8 +209,8 @@ class FeaturesResult(ResultSequence):
 
     def figure_png(self) -> bytes | None:
         """The first sheet, or the only figure; None where they are SVG."""
-        drawn = self.sheets[0] if self.sheets else self.pictures[0].figure
-        return drawn.read_bytes() if drawn.suffix == ".png" and drawn.is_file() else None
+        picture = self.sheets[0] if self.sheets else self.pictures[0].figure
+        return picture.read_bytes() if picture.suffix == ".png" and picture.is_file() else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

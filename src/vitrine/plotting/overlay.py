@@ -147,13 +147,13 @@ def contour_masks(values_HW: npt.ArrayLike, neutral: float) -> tuple[npt.NDArray
 def _grow(mask: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
     """A mask with all pixels at most ``reach`` rows and columns away."""
     for axis in (0, 1):
-        grown = mask.copy()
+        wider = mask.copy()
         for step in range(1, reach + 1):
             ahead, behind = [slice(None)] * 2, [slice(None)] * 2
             ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
-            grown[tuple(ahead)] |= mask[tuple(behind)]
-            grown[tuple(behind)] |= mask[tuple(ahead)]
-        mask = grown
+            wider[tuple(ahead)] |= mask[tuple(behind)]
+            wider[tuple(behind)] |= mask[tuple(ahead)]
+        mask = wider
     return mask
 
 

@@ -172,8 +172,8 @@ def _origin_below(figure: Figure, metadata: Mapping[str, str]) -> Iterator[None]
         "data": str(options.get("data", "") if isinstance(options, dict) else "") or metadata.get("data", ""),
     }
     words = [text.get_text() for text in figure.findobj(Text)]
-    unsaid = {kind: name for kind, name in origin.items() if name and not any(name in word for word in words)}
-    new = [f"{kind} {name}" for kind, name in unsaid.items()]
+    missing = {kind: name for kind, name in origin.items() if name and not any(name in word for word in words)}
+    new = [f"{kind} {name}" for kind, name in missing.items()]
     if not new:
         yield
         return

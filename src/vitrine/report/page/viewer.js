@@ -197,7 +197,7 @@ export function drawOverlay(canvas, image, map, options) {
   const share = values ? strength : 0;
   const row = new Float32Array(width);
   const fill = !smooth ? plainRow : values && values.some(Number.isNaN) ? smoothRowWithGaps : smoothRow;
-  const drawn = values && options.contour ? new Float32Array(width * height).fill(NaN) : null;
+  const valuesAtPixels = values && options.contour ? new Float32Array(width * height).fill(NaN) : null;
   const colours = values && paintTable(scale);
   for (let y = 0; y < height; y += 1) {
     const isRowInside = down.nearest[y] >= 0;
@@ -210,7 +210,7 @@ export function drawOverlay(canvas, image, map, options) {
       if (isInside && values && !Number.isNaN(row[x])) {
         index = 4 * Math.round(2048 * (1 + distanceFromNeutral(scale, row[x])));
         cover = share * colours[index + 3];
-        if (drawn) drawn[y * width + x] = row[x];
+        if (valuesAtPixels) valuesAtPixels[y * width + x] = row[x];
       }
       for (let k = 0; k < 3; k += 1) {
         const ground = isInside ? photo[i + k] : paper - 0.4 * (paper - photo[i + k]);
@@ -220,7 +220,7 @@ export function drawOverlay(canvas, image, map, options) {
       pixels.data[i + 3] = 255;
     }
   }
-  if (drawn) paintContour(pixels, drawn, neutralValue(scale));
+  if (valuesAtPixels) paintContour(pixels, valuesAtPixels, neutralValue(scale));
   drawLines(canvas, pixels, { ...options, size });
 }
 

@@ -282,13 +282,13 @@ def build_methods_section(scores: RecordedScores) -> Section:
     ranking = scores.ranking
     best = ranking.rows[0]
     metrics = ranking.metrics[:_MAX_METRICS]
-    shortened = ranking.best(_METHODS_AT_FIRST)
-    table = methods_table(shortened, metrics)
-    is_shortened = len(shortened.rows) < len(ranking.rows)
+    best_ranking = ranking.best(_METHODS_AT_FIRST)
+    table = methods_table(best_ranking, metrics)
+    is_shortened = len(best_ranking.rows) < len(ranking.rows)
     every_row = [Details("All methods", (TableBlock(methods_table(ranking, metrics)),))] if is_shortened else []
     alt = f"Methods ranked by {ranking.by.label}: " + "; ".join(
         f"{row.name} {shown_number(row.estimates[ranking.by.key].mean, 3)}"
-        for row in shortened.rows
+        for row in best_ranking.rows
         if ranking.by.key in row.estimates
     )
     others = tuple(
@@ -301,7 +301,7 @@ def build_methods_section(scores: RecordedScores) -> Section:
         (
             Paragraph(_describe_best(scores)),
             Findings((Finding(flag, f"{best.name}: {sentence}"),)),
-            Plot("methods", methods_figure(shortened, metrics=metrics), alt, _figure_caption(scores)),
+            Plot("methods", methods_figure(best_ranking, metrics=metrics), alt, _figure_caption(scores)),
             Details("The same as a table", (TableBlock(table),)),
             *every_row,
             *([Details("Verdicts on the other methods", (Findings(others),))] if others else []),
