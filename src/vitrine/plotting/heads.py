@@ -16,7 +16,17 @@ from matplotlib.figure import Figure
 from vitrine.attribution.placement import Placement
 from vitrine.plotting.colormap import Scale, colour_bar, shared_scale
 from vitrine.plotting.overlay import Patch, Pixels, draw_overlay
-from vitrine.plotting.style import INK, Grid, add_axes, arrange_panels, figure_style, panel_grid
+from vitrine.plotting.style import (
+    INK,
+    LETTER,
+    MARGIN,
+    WIDTH,
+    Grid,
+    add_axes,
+    arrange_panels,
+    figure_style,
+    panel_grid,
+)
 from vitrine.results import count_of
 
 Floats = npt.NDArray[np.float32]
@@ -149,4 +159,5 @@ def _head_names(count: int, heads: Sequence[int]) -> list[str]:
 
 def _panels_of_heads(names: Sequence[str], aspect: float, most: int, title: str, detail: str) -> Grid:
     columns, panel = arrange_panels(len(names), aspect, most, max_height=6.2, max_panel_width=2.6)
-    return panel_grid(names, columns, panel, title=title, detail=detail)
+    least = min(WIDTH, LETTER * (len(title) + 1) + 2 * MARGIN)  # so that the title is whole
+    return panel_grid(names, columns, panel, title=title, detail=detail, least=least)

@@ -206,6 +206,7 @@ def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
 GAP = 0.12  # inches between panels
 BAR = 1.32  # inches that an upright colour bar takes, its numbers and its name included
 LINE = 0.165  # inches from one small line of text to the next
+LETTER = 0.115  # inches of a broad letter of a title
 
 
 def wrap_text(words: str, size: float, width: float) -> list[str]:
@@ -221,7 +222,7 @@ def wrap_text(words: str, size: float, width: float) -> list[str]:
 
 def fit_title(words: str, width: float) -> str:
     """A title shortened so that even broad letters fit a width in inches."""
-    return shorten(words, max(10, int(width / 0.115)))
+    return shorten(words, max(10, int(width / LETTER)))
 
 
 @dataclass(frozen=True)
