@@ -138,6 +138,8 @@ def test_what_cannot_be_looked_at_is_refused_in_a_sentence(photo: Image.Image, t
         ((module, {"labels": ["a", "b"]}), UsageError, "3 outputs"),
         ((module, {"labels": "abc"}), UsageError, "one text"),
         ((module, {"labels": {1: "a", 2: "b", 3: "c"}}), UsageError, "0, 1, 2"),
+        ((module, {"labels": {"a": 0, "b": 1, "c": 2}}), UsageError, "names by number"),
+        ((copy.deepcopy(module).to("meta"), {}), ModelError, "meta device"),
         ((module, {"input": 224}), UsageError, "data configuration"),
         ((module, {"input": {"mean": 0.5}}), UsageError, "three numbers"),
         ((module, {"input": {"means": 1}}), UsageError, "means"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from torch import nn
 
 import vitrine
-from vitrine.errors import DataError, UsageError
+from vitrine.errors import DataError, UsageError, VitrineError
+from vitrine.train.events import TrainResult
 
 
 @pytest.mark.parametrize("data", [None, 5, ["a.jpg", "b.jpg"], nn.Linear(1, 1)], ids=["none", "int", "list", "module"])
@@ -25,6 +27,14 @@ def test_a_path_is_text_or_a_path() -> None:
         UsageError, match=r"A path is expected, as text or a pathlib\.Path; got an object of the type int"
     ):
         vitrine.positions("vitrine/scenes-tiny", 3)  # type: ignore[arg-type]
+
+
+def test_a_training_is_given_as_its_folder(tmp_path: Path) -> None:
+    result = TrainResult(tmp_path / "mine", 1, 1, metrics=None)  # type: ignore[arg-type]
+    assert Path(result) == result.run
+    for ask in (vitrine.load, vitrine.verify, lambda runs: vitrine.compare([runs, runs])):
+        with pytest.raises(VitrineError, match=re.escape(str(result.run))):
+            ask(result)
 
 
 def test_data_that_are_not_there_are_told_before_weights_that_are_not_there(tmp_path: Path) -> None:

@@ -213,12 +213,13 @@ WRONG: dict[str, tuple[Any, str]] = {
     "channels last": (torch.zeros(8, 9, 3), r"It looks like \(H, W, C\): tensor.permute\(2, 0, 1\)"),
     "a vector": (np.zeros(5), r"An array of the shape \(5,\)"),
     "no pixels": (np.zeros((0, 4, 3), np.uint8), "is no picture"),
-    "floats up to 255": (np.full((4, 4, 3), 200.0), "run from 200 to 200: expected floats from 0 to 1"),
+    "floats up to 255": (np.full((4, 4, 3), 200.0), r"run from 200 to 200: (.|\n)*divide them by 255"),
     "normalised without a word": (torch.randn(3, 8, 8), "normalised=True"),
-    "not a number": (np.full((4, 4, 3), np.nan), "run from nan"),
+    "not a number": (np.full((4, 4, 3), np.nan), "not all finite"),
     "whole numbers": (np.zeros((4, 4, 3), np.int64), "numbers are int64"),
     "truths": (torch.zeros(3, 4, 4, dtype=torch.bool), "numbers are torch.bool"),
     "lists of lists": ([[np.zeros((4, 4, 3)), np.zeros((4, 4, 3))]], "one list of pictures"),
+    "an open file": (io.BytesIO(b"a picture"), r"give its path, or its bytes: file.read\(\)"),
     "an empty list": ([], "There are no pictures"),
 }
 

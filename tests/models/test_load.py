@@ -52,6 +52,12 @@ def test_an_unknown_name_is_answered_with_near_ones() -> None:
     assert "vit_tiny_patch16_224" in expect_error("There is no model 'vit_tiny_patch16_2244'", "vit_tiny_patch16_2244")
     assert "deit_tiny_patch16_224" in expect_error("There is no model", "diet_tiny_patch16_224")
     assert "Near names" not in expect_error("There is no model", "qqqq")
+    for own in ("scenes-tiny", "vitrine/scenes_tiny", "vitrine/scene-tiny"):
+        assert "Near names: vitrine/scenes-tiny.\n" in expect_error("There is no model", own)
+    assert "Near names: hf-hub:google/vit-base-patch16-224, vit_base" in expect_error(
+        "There is no model", "google/vit-base-patch16-224"
+    )
+    assert "hf-hub:timm" not in expect_error("There is no model", "timm/vit_tinny_patch16_224")
 
 
 def test_an_unknown_tag_is_answered_with_the_known_ones() -> None:

@@ -24,8 +24,8 @@ def check(
     """Say what is in some data, and what is wrong with them.
 
     Args:
-        data: class folders, files named ``{label}_{id}``, a table, ``hf:owner/name``, ``scenes:base``, shards: whatever
-            ``vitrine check`` takes.
+        data: class folders, files named ``{label}_{id}``, a table, ``hf:owner/name``, shards, or generated scenes
+            (``scenes:new?train=24&validation=8&test=8``): whatever ``vitrine check`` takes.
         seed: of the split that is made where the data have none.
         captions: look at captions, or at labels; None takes captions where there is a file of them, unless that file
             has classes too.

@@ -186,4 +186,4 @@ def export(run: PathLike, to: str, out: PathLike, *, precision: str = "fp32", qu
 
 def _texts(runs: Runs) -> list[str]:
     several = [runs] if isinstance(runs, str | Path) or hasattr(runs, "__fspath__") else runs
-    return [str(each) for each in several]
+    return [each if isinstance(each, str) else str(as_path(each)) for each in several]

@@ -190,10 +190,17 @@ def _given_labels(
     if isinstance(labels, str):
         raise UsageError(f"labels={labels!r} is one text: expected a list of {count_of(count, 'class name')}.")
     if isinstance(labels, Mapping):
-        numbers = {int(number): str(name) for number, name in labels.items()}
+        try:
+            numbers = {int(number): str(name) for number, name in labels.items()}
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"labels has {next(iter(labels))!r} for a number: expected names by number, {{0: 'cat', 1: 'dog'}}, or "
+                "a list of names."
+            ) from error
         if sorted(numbers) != list(range(len(numbers))):
             raise UsageError("labels does not number its classes 0, 1, 2 ...")
         labels = [numbers[number] for number in range(len(numbers))]
+    labels = list(labels)
     if len(labels) != count:
         raise UsageError(
             f"labels has {count_of(len(labels), 'name')}, and the model {count_of(count, 'output')}: give one for each."

@@ -193,7 +193,7 @@ def _random_changes(recipe: Recipe, facts: TrainingFacts) -> Choice:
         "transforms.contrast": colour,
         "transforms.saturation": colour,
     }
-    return Choice(values, f"each picture is seen {recipe.epochs} times")
+    return Choice(values, f"each picture is seen {count_of(recipe.epochs, 'time')}")
 
 
 Rule = Callable[[Recipe, TrainingFacts], Choice]

@@ -113,6 +113,8 @@ def picture_input(pictures: Any, normalised: Normalisation | None = None) -> Pic
         return _path_input(pictures, normalised)
     if isinstance(pictures, bytes | bytearray | memoryview | Image.Image):
         return PictureInput((_Namer(normalised).sample(pictures),), is_one=True)
+    if isinstance(pictures, io.IOBase):
+        raise DataError("An open file is no picture: give its path, or its bytes: file.read().")
     if isinstance(pictures, np.ndarray | torch.Tensor):
         if pictures.ndim == 4:
             return PictureInput(tuple(_Namer(normalised).samples(pictures)))
@@ -294,7 +296,9 @@ def _bytes_of_shares(shares_HWC: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         DataError: others.
     """
     low, high = float(shares_HWC.min()), float(shares_HWC.max())
-    if not (low >= 0 and high <= 1):  # false for NaN
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise DataError("A picture's numbers are not all finite: expected floats from 0 to 1, or uint8 from 0 to 255.")
+    if low < 0 or high > 1:
         raise DataError(
             f"A picture's numbers run from {low:g} to {high:g}: expected floats from 0 to 1, or uint8 from 0 to 255.\n"
             + (

@@ -89,6 +89,10 @@ def _require_float32(module: nn.Module) -> None:
     kinds = {str(each.dtype).removeprefix("torch.") for each in module.parameters()}
     if not kinds:
         raise ModelError(f"{type(module).__name__} has no weights: expected a vision transformer.")
+    if any(each.is_meta for each in module.parameters()):
+        raise ModelError(
+            f"This {type(module).__name__} is on the meta device, where weights have no values: load them first."
+        )
     if kinds != {"float32"}:
         raise ModelError(
             f"The weights of this {type(module).__name__} are {', '.join(sorted(kinds))}: expected float32.\n"

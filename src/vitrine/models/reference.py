@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -257,11 +258,20 @@ def _from_config(text: str, folder: Path, *, hub_id: str | None) -> ModelReferen
     return ModelReference(text, architecture, model_args, cfg, local_folder, hub_id, problem_type=problem_type)
 
 
+def _near_names(text: str, architecture: str) -> list[str]:
+    """What a name that is none most likely means: our own model, timm's, or one of the hub without its prefix."""
+    if difflib.get_close_matches(text, (BUNDLED, BUNDLED.partition("/")[2]), n=1, cutoff=0.8):
+        return [BUNDLED]
+    near = difflib.get_close_matches(architecture, timm.list_models(_SUGGESTED), n=3, cutoff=0.5)
+    of_hub = [f"hf-hub:{text}"] if near and re.fullmatch(r"(?!timm/|runs/)\w[\w.-]*/[\w.-]+", text) else []
+    return [*of_hub, *near]
+
+
 def _from_timm_name(text: str) -> ModelReference:
     name = text.removeprefix("timm/")
     architecture, tag = split_model_name_tag(name)
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(_SUGGESTED), n=3, cutoff=0.5)
+        near = _near_names(text, architecture)
         hint = f" Near names: {', '.join(near)}." if near else ""
         raise ModelError(
             f"There is no model {text!r}.{hint}\n"

@@ -99,7 +99,7 @@ Event = Plan | ProgressUpdate | StepDone | EpochRow | Note | Estimate
 
 @dataclass(frozen=True, repr=False)
 class TrainResult(ResultDisplay):
-    """A finished run.
+    """A finished run. It can be given wherever its folder can: ``vitrine.load(result)``, ``evaluate(result, data)``.
 
     Attributes:
         run: its folder.
@@ -115,6 +115,9 @@ class TrainResult(ResultDisplay):
     epochs: int
     metrics: ClassificationMetrics | MultiLabelMetrics | CaptioningMetrics
     leakage: Leakage | None = None
+
+    def __fspath__(self) -> str:
+        return str(self.run)
 
     def headline(self) -> str:
         """The result on the validation pictures, and the run."""
