@@ -102,7 +102,7 @@ def test_curves_equal_a_slow_loop(network: Probability) -> None:
 
 
 def test_deletion_with_something_else_in_place_of_patches(network: Probability) -> None:
-    inputs, scores = pictures(3), maps(3, 4, 4)
+    inputs, scores = pictures(3, 32), maps(3, 4, 4)
     grey = insertion_deletion_curves(network, inputs, scores, steps=5)
     same = deletion_areas(network, inputs, torch.zeros_like(inputs), scores, steps=5)
     np.testing.assert_allclose(same, grey.deletion_area, rtol=1e-6)
@@ -115,7 +115,7 @@ def test_deletion_with_something_else_in_place_of_patches(network: Probability) 
             changed = inputs[picture].clone()
             for patch in order[:count]:
                 row, column = divmod(int(patch), 4)
-                there = (slice(None), slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
+                there = (slice(None), slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
                 changed[there] = others[picture][there]
             heights.append(float(network(changed[None])[0, grey.classes_B[picture]]))
         expected = area(np.array([heights]), patch_counts(16, 5) / 16)[0]
