@@ -15,6 +15,7 @@ from support.refused_network import refuse_the_network
 from support.serving import app_state_of, run_in_thread
 from support.sweeps import TrainingHere
 from support.tiny_captioners import save_tiny
+from support.tiny_vlms import save_tiny_vlm
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -29,6 +30,8 @@ VERBS = {
     "explain": "explain {run} {pictures} -o {out}/maps --check",
     "score": "explain {run} --score {data} --limit 4 --curves 1 --method attention -o {out}/scores",
     "positions": "positions {run} -o {out}/positions.png",
+    "features": "features {run} {pictures} -o {out}/features --regions 2",
+    "ask": "ask {vlm} {pictures}/0.png what? --max-pieces 3 -o {out}/answer.png",
     "caption": "caption {captioner} {pictures} -o {out}/words",
     "inspect": "inspect {figure}",
     "sweep": "sweep {sweep} -o {out}/sweep",
@@ -50,13 +53,14 @@ def inputs(small_scenes: Path, small_run: Path, tmp_path_factory: pytest.TempPat
     for number, path in enumerate(sorted((small_scenes / "test").rglob("*.png"))[:2]):
         shutil.copyfile(path, folder / "pictures" / f"{number}.png")
     save_tiny("git", folder / "captioner")
+    save_tiny_vlm("llava", folder / "vlm")
     shutil.copyfile(small_run / "recipe.toml", folder / "micro.toml")
     (folder / "sweep.toml").write_text(
         f'data = "{small_scenes}"\nrecipe = "micro.toml"\n[[list]]\nname = "one"\nepochs = 1\n'
     )
     CliRunner().invoke(app, ["positions", str(small_run), "-o", str(folder / "figure.png")])
     names = {"data": small_scenes, "run": small_run, "figure": folder / "figure.png"}
-    return names | {each: folder / each for each in ("pictures", "captioner")} | {"sweep": folder / "sweep.toml"}
+    return names | {each: folder / each for each in ("pictures", "captioner", "vlm")} | {"sweep": folder / "sweep.toml"}
 
 
 def test_every_verb_is_tried() -> None:

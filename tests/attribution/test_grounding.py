@@ -106,7 +106,7 @@ def test_bad_captions_are_refused() -> None:
     maps = [np.ones((ROWS, COLUMNS))]
     with pytest.raises(ValueError, match=r"expected maps of 4 x 6 cells; got \(6, 4\)"):
         GroundedCaption("1.png", [maps[0].T], WHOLE, [])
-    with pytest.raises(ValueError, match="word 1 is a noun, but there are 1 maps"):
+    with pytest.raises(ValueError, match="word 1 is a noun, but there is 1 map"):
         GroundedCaption("1.png", maps, WHOLE, [(1, box(0, 0, 9, 9))])
     with pytest.raises(ValueError, match="mask of 24 x 36 pixels"):
         score_nouns(GroundedCaption("1.png", maps, WHOLE, [(0, box(0, 0, 9, 9).T)]))

@@ -385,7 +385,7 @@ def test_what_follows_from_the_numbers() -> None:
     assert "rows and columns explain most of the similarity" in lines
     assert lines.startswith("Compared with untrained embeddings, position was learned:")
     full = assess_positions(sine_embedding(8, 8, 64))
-    assert "in all cells (100.0 %, untrained" in full.sentence
+    assert "for all patches (100.0 %, untrained" in full.sentence
     assert full.sentence.endswith("and similarity falls clearly with distance.")
     ring_RCD = np.where(
         (np.indices((8, 8)) % 7 == 0).any(0)[..., None], rng.normal(size=16), rng.normal(size=(8, 8, 16))

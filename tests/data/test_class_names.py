@@ -168,7 +168,9 @@ def test_a_model_of_bare_numbers_is_given_names(
     label = RunFolder(small_run).read_labels()[2]
     assert picture["true"] == label and not picture["predicted"].isdecimal()
     assert "--names" in read_provenance(Path(picture["figure"]))["vitrine:command"]
-    status, _, err = vitrine_command("explain", plain_run, one, "-o", tmp_path / "m", "--target", label, *names)
+    status, _, err = vitrine_command(
+        "explain", plain_run, one, "-o", tmp_path / "m", "--method", "relevance", "--target", label, *names
+    )
     assert status == 0, err
 
 

@@ -10,8 +10,8 @@ import pytest
 from support.layouts import Layout, read_layouts, write_tree
 from support.paths import CHECKOUT
 
+from vitrine.api.options import data_reference
 from vitrine.check import check
-from vitrine.cli.options import data_reference
 from vitrine.data import sources
 from vitrine.data.captions import files as caption_files
 from vitrine.data.check import DataReport

@@ -51,7 +51,7 @@ def test_the_default_of_an_option_is_refused_as_well(model: Any, picture: Path) 
         UsageError, match=r"layer is an option of attention, gradcam and value-norm; rollout would ignore it"
     ):
         model.explain(picture, "rollout", layer=-1)
-    with pytest.raises(UsageError, match=r"No method has an option 'lyer'.*Did you mean layer\?"):
+    with pytest.raises(UsageError, match=r"lyer is no option of a map.*Did you mean layer\?"):
         model.explain(picture, "attention", lyer=0)
 
 
@@ -145,7 +145,9 @@ def test_no_setting_is_without_a_word_of_the_command_line() -> None:
     """A setting that only Python has would be lost in the command that a figure carries."""
     from vitrine.explain.run import explain_flags
 
-    every = ExplainSettings(Method("attention", 0, 1, (1, 2)), None, True, True, True, True, 0.0, False, "svg", 3)
+    every = ExplainSettings(
+        Method("attention", 0, 1, (1, 2)), None, True, True, True, True, 0.0, False, kind="svg", seed=3, contour=True
+    )
     flags = " ".join(explain_flags(every, "fp32", "vit_tiny_patch16_224"))
     flags += " ".join(explain_flags(ExplainSettings(Method("occlusion", window=2), "pie"), "fp32", None))
     flags += " ".join(explain_flags(ExplainSettings(Method("legrad", against="drop")), "fp32", None))

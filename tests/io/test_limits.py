@@ -37,6 +37,8 @@ def test_a_limit_of_the_code_is_set_from_outside() -> None:
 
 NOT_FROM_OUTSIDE = {
     "_MAX_NOTE_BYTES": "a note that vitrine writes",
+    "_MAX_FILE_BYTES": "a file that vitrine features wrote: three vectors and some regions",
+    "_MAX_PIXELS": "what a preview shows",
     "MAX_BYTES": "what file systems hold, which nobody can raise",
     "_MAX_PHOTO_PIXELS": "what a figure shows",
     "ACCEPT_PAUSE_SECONDS": "a pause",

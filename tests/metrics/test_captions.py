@@ -267,7 +267,10 @@ def test_one_picture_is_said_to_have_no_cider():
     assert scores.predicted.metrics["rouge_l"].value == pytest.approx(1)
     assert scores.predicted.metrics["rouge_l"].interval is None
     assert any("With one picture CIDEr is 0" in note for note in scores.notes)
-    assert any(note.startswith("6 pictures with human captions have no predicted one") for note in scores.notes)
+    assert any(
+        note.startswith("6 pictures with human captions are not counted: there is no predicted one")
+        for note in scores.notes
+    )
 
 
 def test_nothing_is_printed(capfd):

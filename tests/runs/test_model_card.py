@@ -346,6 +346,7 @@ def test_every_setting_that_is_not_the_default_is_in_the_table(facts: CardFacts)
     not_shown = {
         "name",
         "description",
+        "automatic",
         "workers",
         "checkpoint_minutes",
         "trackers",

@@ -76,7 +76,9 @@ def test_a_head_that_is_not_known_leaves_what_needs_it_out(tmp_path: Path) -> No
 
     module.pool = pool  # type: ignore[assignment]
     classifier = ServedClassifier("0", "a model", known.model)
-    assert classifier.methods == ("attention", "gradcam", "occlusion") and classifier.queries == ("class",)
+    assert {"attention", "gradcam", "occlusion", "rise", "smoothgrad"} <= set(classifier.methods)
+    assert {"rollout", "relevance", "legrad", "value-norm"}.isdisjoint(classifier.methods)
+    assert classifier.queries == ("class",)
     assert any("its pool is none of timm's" in note for note in classifier.notes)
     encoding = encode(classifier)
     view = parse_view(ViewParams(model="0", query="1,2"), classifier, encoding)

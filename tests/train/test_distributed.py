@@ -290,13 +290,13 @@ def test_other_verbs_run_in_one_process(vitrine_command: Any, monkeypatch: pytes
 
 
 def test_a_batch_too_small_to_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitrine.train.run import _check_batch_size
+    from vitrine.train.run import _check_processes
 
     several = ProcessGroup()
     several.count = 8
-    _check_batch_size(trained_together.replace(PLAIN, batch_size=8), several)
+    _check_processes(trained_together.replace(PLAIN, batch_size=8), several)
     with pytest.raises(RecipeError, match=r"batch_size = 8 is too small for 8 processes.* 16 or more"):
-        _check_batch_size(trained_together.replace(PLAIN, batch_size=8, mixup=0.1), several)
+        _check_processes(trained_together.replace(PLAIN, batch_size=8, mixup=0.1), several)
 
 
 @given(count=st.integers(1, 70), processes=st.integers(1, 9), pair_for_mixup=st.booleans())

@@ -115,6 +115,7 @@ def test_the_result_is_that_of_a_training_whose_rate_fell_at_that_step(
 
 CHANGED = {
     "learning_rate": 1e-4,
+    "automatic": ("epochs",),
     "final_lr_ratio": 0.5,
     "weight_decay": 0.2,
     "clip_norm": 0.1,

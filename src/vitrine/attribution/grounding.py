@@ -20,7 +20,7 @@ from vitrine.attribution.placement import Placement
 from vitrine.attribution.pointing import centres_inside, pointing_hit, share_inside
 from vitrine.attribution.ranking import Metric, metric
 from vitrine.metrics.intervals import METHOD, clustered_intervals
-from vitrine.results import Interval, count_of, join_words, round_number
+from vitrine.results import Interval, agree, count_of, join_words, round_number
 
 Floats = npt.NDArray[np.floating]
 
@@ -223,7 +223,8 @@ class GroundedCaption:
         outside = [word for word, _ in self.nouns if not 0 <= word < len(self.maps)]
         if outside:
             raise ValueError(
-                f"{self.name}: word {outside[0]} is a noun, but there are {count_of(len(self.maps), 'map')}."
+                f"{self.name}: word {outside[0]} is a noun, but there {agree(len(self.maps), 'is', 'are')} "
+                f"{count_of(len(self.maps), 'map')}."
             )
 
 

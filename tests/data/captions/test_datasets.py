@@ -353,7 +353,7 @@ def test_pictures_that_are_missing_are_counted_and_named(tmp_path: Path) -> None
     data = open_captions(str(root))
     assert table(data)["validation"] == {"val2017/3.png": ("a cow",)}
     assert has_note(data, "1 of 3 pictures that are listed does not exist", "train2017/1.png")
-    assert has_note(data, "3 captions are empty")
+    assert has_note(data, "3 captions were left out, as nothing is in them")
     assert has_note(data, "1 picture without a caption was left out", "val2017/4.png")
     assert has_note(data, "captions_val2017.json: 1 caption is of pictures that it does not list")
     (root / "train2017" / "2.png").unlink()

@@ -402,7 +402,7 @@ def test_panels_of_heads_and_matrices_say_what_a_map_figure_says() -> None:
     wrong = replace(picture(), true="Bengal", model="runs/pets")
     assert wrong.headline == "Basenji · predicted, 93.8 % · ✗ true label: Bengal"
     assert wrong.origin == f"10_1107.jpg · model runs/pets\n{METHOD}"
-    figure = matrices_figure(attention(1, 17, 1), 1, title=wrong.headline, detail=wrong.origin)
+    figure = matrices_figure(attention(4, 17, 1), 1, title=wrong.headline, detail=wrong.origin)
     assert {wrong.headline, *wrong.origin.split("\n")} <= set(words_of(figure))
 
 

@@ -211,7 +211,7 @@ def test_figures_are_tidy(rows: int, columns: int, cell: tuple[int, int] | None)
 
 
 def test_only_what_fits_is_drawn() -> None:
-    with pytest.raises(ValueError, match="no cell"):
+    with pytest.raises(ValueError, match="no patch"):
         position_figure(noisy_findings(3, 4), "", cell=(3, 0))
     with pytest.raises(ValueError, match="equal grids"):
         change_figure(noisy_findings(3, 4), noisy_findings(4, 3), "")

@@ -74,7 +74,8 @@ def is_vision_language_folder(folder: Path) -> bool:
         return False
     names = config.get("architectures")
     writes = isinstance(names, list) and any(str(name).endswith("ForConditionalGeneration") for name in names)
-    return config.get("model_type") in FAMILIES or ("vision_config" in config and writes)
+    kind = config.get("model_type")
+    return (isinstance(kind, str) and kind in FAMILIES) or ("vision_config" in config and writes)
 
 
 def open_vision_language_model(reference: str, dtype: torch.dtype = torch.float32) -> OpenedModel:
@@ -114,9 +115,10 @@ def _config(reference: str) -> tuple[Path, dict[str, Any]]:
 def _family(folder: Path, config: Mapping[str, Any]) -> Family:
     """The description of a model's family; an unknown one is refused with what its config.json says of it."""
     kind = config.get("model_type")
-    if kind in FAMILIES:
-        return FAMILIES[str(kind)]
-    vision, text = (config.get(part) or {} for part in ("vision_config", "text_config"))
+    if isinstance(kind, str) and kind in FAMILIES:
+        return FAMILIES[kind]
+    parts = (config.get(name) for name in ("vision_config", "text_config"))
+    vision, text = (part if isinstance(part, dict) else {} for part in parts)
     sign = config.get("image_token_id", config.get("image_token_index"))
     facts = [
         f"vision encoder {vision.get('model_type') or 'not named'}",
