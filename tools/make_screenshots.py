@@ -27,7 +27,7 @@ from PIL import Image
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 BUNDLED = "vitrine/scenes-tiny"
 WIDTHS = {1440: (900, 1), 390: (844, 2)}  # height, pixels of the file a pixel of the page
-LARGEST = 300_000  # bytes of a file
+LARGEST = 360_000  # bytes of a file
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
