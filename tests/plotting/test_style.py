@@ -384,10 +384,11 @@ def test_a_line_ends_with_its_own_value_and_the_ring_is_named_apart() -> None:
     assert f"run  best {percent(best['validation_accuracy'])}" in several and "ring: best epoch" in several
 
 
-def test_the_foot_names_model_and_data_where_nothing_else_does() -> None:
+def test_the_foot_names_model_data_and_split_where_nothing_else_does() -> None:
     options = {"vitrine:options": '{"data": "photos/"}'}
     for title, metadata, foot in (
         ("Accuracy 93 %", {"model": "runs/pets", "data": "photos/"}, ["model runs/pets · data photos/"]),
+        ("93 %", {"model": "runs/1", "data": "p/", "split": "test"}, ["model runs/1 · data p/ · split test"]),
         ("Methods", {"vitrine:model": "runs/pets", **options}, ["model runs/pets · data photos/"]),
         ("Position embeddings of runs/pets", {"vitrine:model": "runs/pets"}, []),
         ("Methods", {"vitrine:options": "{no JSON"}, []),

@@ -162,7 +162,7 @@ def figure_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> byte
 
 @contextmanager
 def _origin_below(figure: Figure, metadata: Mapping[str, str]) -> Iterator[None]:
-    """Within the ``with`` block: the figure's foot names its model and data, where nothing else does."""
+    """Within the ``with`` block: the figure's foot names its model, data and split, where nothing else does."""
     try:
         options = json.loads(metadata.get(f"{PREFIX}options", "{}"))
     except (ValueError, RecursionError):  # whoever draws may write any text there
@@ -170,6 +170,7 @@ def _origin_below(figure: Figure, metadata: Mapping[str, str]) -> Iterator[None]
     origin = {
         "model": metadata.get(f"{PREFIX}model", metadata.get("model", metadata.get("run", ""))),
         "data": str(options.get("data", "") if isinstance(options, dict) else "") or metadata.get("data", ""),
+        "split": metadata.get("split", ""),
     }
     words = [text.get_text() for text in figure.findobj(Text)]
     missing = {kind: name for kind, name in origin.items() if name and not any(name in word for word in words)}
