@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from html import unescape
 from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from support.paths import CHECKOUT
 from support.serving import app_state_of, client_of, picture
 from typer.main import get_command
 
+import vitrine
 from vitrine.cli.app import app
 from vitrine.cli.show import training_summary
 from vitrine.serve.server import open_app_state
@@ -70,9 +72,12 @@ def reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], No
 
     monkeypatch.chdir(tmp_path)
     Path("augmix.toml").write_text("")
+    for module in walk_packages(vitrine.__path__, "vitrine."):  # first imported later it would keep what is replaced
+        if module.name != "vitrine.__main__":
+            import_module(module.name)
     for path in (each for functions in WORK.values() for each in functions):
-        module, _, name = path.rpartition(".")
-        monkeypatch.setattr(import_module(module), name, stop)  # a verb's name may be a function of the package, too
+        place, _, name = path.rpartition(".")
+        monkeypatch.setattr(import_module(place), name, stop)  # a verb's name may be a function of the package, too
 
     def run(line: str) -> None:
         program, verb, *arguments = shlex.split(line, comments=True)

@@ -15,6 +15,7 @@ from support.refused_network import refuse_the_network
 from support.sweeps import TrainingHere
 
 from vitrine import demo
+from vitrine.attribution.patch_hiding import PatchHiding
 from vitrine.demo import run_demo
 from vitrine.errors import RunError
 from vitrine.plotting.provenance import read_provenance
@@ -31,6 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
         patch.setattr(demo, "_CAPTIONED_PICTURES", 2)
         patch.setattr(demo, "_SWEEP", demo._SWEEP.replace("[[list]]", "[set]\nepochs = 1\n\n[[list]]", 1))
         patch.setattr(demo, "sweep", partial(sweep, start=TrainingHere))
+        patch.setitem(PatchHiding.__init__.__kwdefaults__, "draws", 20)
         out = tmp_path_factory.mktemp("demo") / "demo"
         attempts = refuse_the_network(patch)
         result = run_demo(out)

@@ -12,6 +12,7 @@ import pytest
 from support.paths import CHECKOUT
 
 import vitrine
+from vitrine.attribution.patch_hiding import PatchHiding
 
 SMALL = {
     "captions": "TRAIN, TEST, EPOCHS = 48, 8, 1",
@@ -40,6 +41,7 @@ def test_a_notebook_runs(
     notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PatchHiding.__init__.__kwdefaults__, "draws", 20)
     names: dict[str, Any] = {}
     try:
         for cell in cells(notebook):

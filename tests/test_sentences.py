@@ -92,9 +92,7 @@ TERMS = {
 
 @pytest.mark.parametrize("term", TERMS)
 def test_sentences_have_plain_words(term: str) -> None:
-    found = [
-        f"{text.file}:{text.line}: {text.text}" for text in list_sentences().sentences() if re.search(term, text.text)
-    ]
+    found = [f"{text.file}:{text.line}: {text.text}" for text in sentences() if re.search(term, text.text)]
     assert not found, f"{TERMS[term]}:\n" + "\n".join(found)
 
 
