@@ -391,7 +391,9 @@ def test_the_foot_names_model_data_and_split_where_nothing_else_does() -> None:
         ("93 %", {"model": "runs/1", "data": "p/", "split": "test"}, ["model runs/1 · data p/ · split test"]),
         ("Methods", {"vitrine:model": "runs/pets", **options}, ["model runs/pets · data photos/"]),
         ("Position embeddings of runs/pets", {"vitrine:model": "runs/pets"}, []),
+        ("93 %", {"vitrine:options": '{"data": "p/", "split": "test"}'}, ["data p/ · split test"]),
         ("Methods", {"vitrine:options": "{no JSON"}, []),
+        ("Methods", {"vitrine:options": "[1]"}, []),
     ):
         with figure_style():
             figure = new_figure(4, 2)

@@ -167,10 +167,10 @@ def _origin_below(figure: Figure, metadata: Mapping[str, str]) -> Iterator[None]
         options = json.loads(metadata.get(f"{PREFIX}options", "{}"))
     except (ValueError, RecursionError):  # whoever draws may write any text there
         options = {}
+    options = options if isinstance(options, dict) else {}
     origin = {
         "model": metadata.get(f"{PREFIX}model", metadata.get("model", metadata.get("run", ""))),
-        "data": str(options.get("data", "") if isinstance(options, dict) else "") or metadata.get("data", ""),
-        "split": metadata.get("split", ""),
+        **{kind: str(options.get(kind) or metadata.get(kind, "")) for kind in ("data", "split")},
     }
     words = [text.get_text() for text in figure.findobj(Text)]
     missing = {kind: name for kind, name in origin.items() if name and not any(name in word for word in words)}
