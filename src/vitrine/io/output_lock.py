@@ -134,7 +134,7 @@ def lock_folder(out: Path, verb: str, subfolders: Sequence[str] = ()) -> Iterato
         OutputInUseError: another process has it; nothing was written.
         RunError: there is a file in its place, or no lock file can be written.
     """
-    if out.exists() and not out.is_dir():
+    if out.is_file():
         raise RunError(f"{out} is a file, and a folder is to be written there. Choose another -o.")
     with _create_folder(out), _hold(out / ".lock", out, verb):
         remove_unfinished(out, *(out / name for name in subfolders))
@@ -173,7 +173,7 @@ def _create_folder(folder: Path) -> Iterator[None]:
     """Create a folder and its parents; those that did not exist are deleted again where they are empty at the end."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_directory(folder)
     except OSError as error:
         raise RunError(f"{folder} cannot be made: {error.strerror}. Choose another -o.") from error
     try:
@@ -182,6 +182,20 @@ def _create_folder(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # it is not empty
             for each in missing:
                 each.rmdir()
+
+
+def _make_directory(folder: Path) -> None:
+    """Make a folder that another process may make and remove at the same time, as it does when its work ends."""
+    for _ in range(_ATTEMPTS):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        except FileExistsError:
+            if folder.is_file():
+                raise
+        except FileNotFoundError:  # a parent was removed meanwhile
+            continue
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
