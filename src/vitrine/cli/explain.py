@@ -28,6 +28,7 @@ from vitrine.cli.options import (
     WorkersOption,
     explicit_options,
     refuse_explicit,
+    row_and_column,
 )
 from vitrine.errors import UsageError
 
@@ -263,7 +264,7 @@ def positions(
     """Draw how alike the position embeddings are, and say whether position was learned."""
     from vitrine.api.explain import positions as run
 
-    place = None if cell is None else _row_and_column(cell, "--cell")
+    place = None if cell is None else row_and_column(cell, "--cell")
     result = run(model, out, cell=place, before=before, arch=arch)
     show.result(result, result.text, as_json)
 
@@ -286,12 +287,4 @@ def _head(heads: str) -> str | int:
 def _query(query: str) -> str | tuple[int, int]:
     if "," not in query:
         return query
-    return _row_and_column(query, "--query")
-
-
-def _row_and_column(text: str, option: str) -> tuple[int, int]:
-    """Two whole numbers from 0, or from the end with -1."""
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(part.removeprefix("-").isdecimal() for part in parts):
-        raise UsageError(f"{option} {text} cannot be read: expected ROW,COLUMN, counted from 0, such as 3,5.")
-    return int(parts[0]), int(parts[1])
+    return row_and_column(query, "--query")

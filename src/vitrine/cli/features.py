@@ -16,8 +16,8 @@ from vitrine.cli.options import (
     JsonOption,
     ModelArgument,
     PrecisionOption,
+    row_and_column,
 )
-from vitrine.errors import UsageError
 
 
 def features(
@@ -84,7 +84,7 @@ def features(
         image_size=image_size,
         foreground=foreground,
         regions=regions,
-        query=None if query is None else _row_and_column(query),
+        query=None if query is None else row_and_column(query, "--query", from_end=False),
         query_picture=query_picture,
         masks=masks,
         category=category,
@@ -98,10 +98,3 @@ def features(
         arch=arch,
     )
     show.result(result, result.text, as_json)
-
-
-def _row_and_column(text: str) -> tuple[int, int]:
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--query {text} cannot be read: expected ROW,COLUMN, counted from 0, such as 3,5.")
-    return int(parts[0]), int(parts[1])
