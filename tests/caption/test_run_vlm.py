@@ -218,12 +218,9 @@ def test_bf16_answers_too(model: Path, pictures: Path) -> None:
 def test_what_does_not_take_these_models_says_so(model: Path) -> None:
     from vitrine.caption.model import load_captioner
     from vitrine.errors import ModelError
-    from vitrine.serve.server import _load_model
 
     with pytest.raises(ModelError, match="runs and does not train"):
         load_captioner(str(model))
-    with pytest.raises(ModelError, match="the explorer does not show"):
-        _load_model("0", str(model), None, None, "fp32")
     with pytest.raises(UsageError, match="has word pieces of its own"):
         vitrine.load(str(model), vocab="vocab.txt")
     with pytest.raises(UsageError, match="classifier"):

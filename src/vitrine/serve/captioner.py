@@ -5,17 +5,21 @@ Axes: C channels, H, W pixels of the captioner's input.
 
 from __future__ import annotations
 
+import copy
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
 from vitrine.attribution.placement import Placement
+from vitrine.caption.attention_sinks import find_sinks
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import DecodedCaption
+from vitrine.caption.decoding import DecodedCaption, MapChoice, describe_layers, end_ids
 from vitrine.caption.model import Captioner
 from vitrine.caption.run import CaptionSettings
 from vitrine.caption.sampling import Candidate, PrefixStep, continue_prefix
@@ -24,13 +28,55 @@ from vitrine.caption.word_maps import CaptionWord, caption_words, group_tokens
 from vitrine.models.captioner.inference import has_bf16_image_encoder
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.models.precision import autocast
+from vitrine.models.vlm.prompt import PromptTransform
 from vitrine.plotting.colormap import Scale, shared_scale
+from vitrine.results import count_of
+from vitrine.serve.errors import ApiError
 from vitrine.serve.galleries import NO_PICTURES, Gallery
 from vitrine.serve.model import Encoding, ServedModel, output_folder
 from vitrine.serve.schema import Alternative, Array, BeamCaption, CaptionResult, ScaleInfo, WordInfo
 from vitrine.serve.worker import Job
 
 OnWord = Callable[[WordInfo], None]
+Layers = int | tuple[int, int] | Literal["mean"]
+
+READINGS = ("attention", "relative")
+"""Ways to read a word's map of a vision-language model: as it is, or divided by that of a neutral prompt."""
+
+MAX_ANSWERS = 4
+"""Captions that are kept with an encoding, so that their maps of other layers need no further run of the model."""
+
+_ALL_LAYERS = MapChoice("all", "mean")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a caption is decoded.
+
+    Attributes:
+        beams: 1 is greedy; with more, all words come at the end, when it is known which caption is best.
+        prefix: ids of the tokens that the caption begins with; for one beam only.
+        max_pieces: word pieces at most; None: as many as the captioner can.
+    """
+
+    beams: int = 1
+    prefix: tuple[int, ...] = ()
+    max_pieces: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A decoded caption, of whose maps any layer can be read.
+
+    Attributes:
+        caption: with maps of every layer, mean over heads.
+        candidates: of each place, what might have stood there; empty of beam search.
+        beams: all complete captions, the best first.
+    """
+
+    caption: DecodedCaption
+    candidates: tuple[tuple[Candidate, ...], ...]
+    beams: tuple[BeamCaption, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +85,21 @@ class CaptionerEncoding(Encoding):
 
     Attributes:
         encoder_output: the encoder's output, from which captions are decoded.
+        answers: captions that were decoded of it, the newest :data:`MAX_ANSWERS`.
     """
 
     encoder_output: EncoderOutput
+    answers: dict[Decoding, Answer] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the encoder's output."""
-        return _count_bytes(self.encoder_output.features)
+        """Bytes of the encoder's output and of the captions' maps."""
+        maps = sum(answer.caption.maps_TLHK.nbytes for answer in list(self.answers.values()))
+        return _count_bytes(self.encoder_output.features) + maps
 
 
 class ServedCaptioner(ServedModel[CaptionerEncoding]):
-    """One captioner. ``encode``, ``decode`` and ``caption`` run it: call them in the worker's thread only.
+    """One captioner. ``encode``, ``answer`` and ``caption`` run it: call them in the worker's thread only.
 
     Attributes:
         model: the captioner.
@@ -71,38 +120,146 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
         super().__init__(model_id, reference, precision, gallery)
         self.model, self.flags = model, tuple(flags)
         self.notes = list(model.notes)
+        self.is_slow = model.question is not None
+
+    def asking(self, prompt: str | None, reading: str = "attention") -> ServedCaptioner:
+        """The same captioner with a question, whose maps are read in this way of :data:`READINGS`.
+
+        Args:
+            prompt: the question; None takes the model's own captioning prompt.
+            reading: how maps are read.
+
+        Raises:
+            ApiError: the captioner takes no question.
+            UsageError: the question is empty, or holds the sign of a picture.
+        """
+        if prompt is None and reading == READINGS[0]:
+            return self
+        if self.model.question is None:
+            raise ApiError(422, f"{self.reference} answers no questions: leave prompt and reading out.", "kind")
+        captioner = copy.copy(self)
+        captioner.model = self.model.with_prompt(prompt, reading == "relative")
+        return captioner
+
+    @property
+    def question(self) -> str | None:
+        """What is asked of every picture; None of a captioner that is asked nothing."""
+        return self.model.question
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """The ways to read its maps that can be chosen; none where there is no choice."""
+        return READINGS if self.question is not None else ()
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers that can be chosen of a vision-language model; 0 of other captioners."""
+        if self.question is None:
+            return 0
+        return int(self.model.module.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model itself."""
+        module: torch.nn.Module = self.model.module
+        return module
+
+    @property
+    def encoding_key(self) -> Hashable:
+        """The model and, where it is asked one, the question, and how maps are read."""
+        return self.id if self.question is None else (self.id, self.question, self.is_relative)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether maps are divided by that of a neutral prompt."""
+        transform = self.model.transform
+        return isinstance(transform, PromptTransform) and transform.is_relative
 
     @property
     def weights_sha256(self) -> str | None:
         """sha256 of the weights file."""
         return self.model.weights.sha256
 
-    def prepare(self, photo: Image.Image) -> torch.Tensor:
-        """A photograph as the captioner's input: float32 (C, H, W). May run in any thread."""
-        pixels_CHW: Any = self.model.transform(photo)  # a tensor: models that take a prompt are not served
-        return pixels_CHW  # type: ignore[no-any-return]
+    def prepare(self, photo: Image.Image) -> Any:
+        """A photograph as the captioner's input: float32 (C, H, W), or with its prompt. May run in any thread."""
+        return self.model.transform(photo)
 
-    def encode(self, sha256: str, size: tuple[int, int], input_CHW: torch.Tensor) -> CaptionerEncoding:
+    def encode(self, sha256: str, size: tuple[int, int], model_input: Any) -> CaptionerEncoding:
         """Run the image encoder once; see :meth:`vitrine.serve.model.ServedModel.encode`."""
         with torch.inference_mode(), self._autocast():
-            encoder_output = self.model.module.encode([input_CHW.to(self.model.device)])
+            encoder_output = self.model.module.encode([model_input.to(self.model.device)])
         geometry: Any = self.model.transform.geometry(*size)  # the kinds of transform have a box in common
         return CaptionerEncoding(sha256, Placement(geometry, *encoder_output.grids[0]), encoder_output)
 
-    def settings(self, beams: int, kind: str = "png") -> CaptionSettings:
+    def settings(self, decoding: Decoding, layers: Layers = -1, kind: str = "png") -> CaptionSettings:
         """The settings of ``vitrine caption`` that give the same caption."""
-        return CaptionSettings(beams=beams, precision=self.precision, kind=kind)
+        transform = self.model.transform
+        return CaptionSettings(
+            beams=decoding.beams,
+            max_pieces=decoding.max_pieces,
+            layer=layers,
+            precision=self.precision,
+            kind=kind,
+            prompt=transform.prompt if isinstance(transform, PromptTransform) else None,
+            relative=self.is_relative,
+        )
 
-    def decode(self, encoding: CaptionerEncoding, beams: int, prefix: Sequence[int], job: Job) -> DecodedCaption:
-        """Decode one caption; the arguments and errors are those of :meth:`caption`."""
-        *_, last = self._decode_steps(encoding, beams, prefix, job)
-        return last.step.captions[0]
+    def answer(
+        self,
+        encoding: CaptionerEncoding,
+        decoding: Decoding,
+        job: Job,
+        on_step: Callable[[PrefixStep], None] = lambda _step: None,
+    ) -> Answer:
+        """Decode one caption, or take the one that was decoded before.
+
+        Args:
+            encoding: of the picture.
+            decoding: how.
+            job: the job that asks; cancelling it stops the decoding before the next token.
+            on_step: called with each step, if there are any.
+
+        Raises:
+            ModelError: the prefix cannot be continued, or the answer does not fit into the model's context.
+            JobCancelled: the job was cancelled.
+        """
+        if decoding in encoding.answers:
+            return encoding.answers[decoding]
+        candidates: list[tuple[Candidate, ...]] = []
+        last: PrefixStep | None = None
+        for last in self._decode_steps(encoding, decoding, job):
+            candidates.append(last.candidates)
+            on_step(last)
+        assert last is not None
+        caption = last.step.captions[0]
+        beam_nodes = last.step.hypotheses[0] if last.step.hypotheses else last.step.best
+        beams = tuple(self._beam(node.to_caption(caption.grid, caption.padded_grid)) for node in beam_nodes)
+        answer = encoding.answers[decoding] = Answer(caption, tuple(candidates), beams)
+        for old in list(encoding.answers)[:-MAX_ANSWERS]:
+            del encoding.answers[old]
+        return answer
+
+    def with_layers(self, caption: DecodedCaption, encoding: CaptionerEncoding, layers: Layers) -> DecodedCaption:
+        """A caption with the maps of these layers, of one with the maps of all; relative to the neutral prompt's where
+        that is how maps are read.
+
+        Raises:
+            ModelError: there is no such layer.
+        """
+        maps = MapChoice(layers, "mean")
+        kept_LTHK = torch.from_numpy(caption.maps_TLHK).transpose(0, 1)
+        caption = replace(caption, maps_TLHK=maps.of(kept_LTHK).numpy())
+        if not self.is_relative:
+            return caption
+        neutral_LPHK = self.model.module.neutral_attention(encoding.encoder_output)
+        baseline_LHK: npt.NDArray[np.float32] = maps.of(neutral_LPHK).numpy()[0]
+        return caption.relative_to(baseline_LHK)
 
     def caption(
         self,
         encoding: CaptionerEncoding,
-        beams: int,
-        prefix: Sequence[int],
+        decoding: Decoding,
+        layers: Layers,
         argument: str | None,
         job: Job,
         on_word: OnWord,
@@ -111,24 +268,20 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
 
         Args:
             encoding: of the picture.
-            beams: 1 is greedy; with more, all words come at the end, when it is known which caption is best.
-            prefix: ids of the tokens that the caption begins with; for one beam only.
+            decoding: how.
+            layers: of the decoder, whose maps are shown.
             argument: the picture as a command line takes it; None where no command can.
             job: the job that asks; cancelling it stops the decoding before the next token.
             on_word: called with each complete word.
 
         Raises:
-            ModelError: the prefix cannot be continued.
+            ModelError: the prefix cannot be continued, there is no such layer, or the answer does not fit.
             JobCancelled: the job was cancelled.
         """
-        stream = _WordStream(self.model, encoding, on_word)
-        last: PrefixStep | None = None
-        for last in self._decode_steps(encoding, beams, prefix, job):
-            stream.add_token(last.candidates, last.step.captions[0] if beams == 1 else None)
-        assert last is not None
-        caption = last.step.captions[0]
-        words = stream.finish(caption)
-        beam_nodes = last.step.hypotheses[0] if last.step.hypotheses else last.step.best
+        stream = _WordStream(self, encoding, layers, on_word)
+        answer = self.answer(encoding, decoding, job, stream.add_step if decoding.beams == 1 else lambda _step: None)
+        caption = self.with_layers(answer.caption, encoding, layers)
+        words = stream.finish(caption, answer.candidates)
         scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
         checks = check_words(words)
         return CaptionResult(
@@ -139,38 +292,46 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
                 info.model_copy(update={"looked": check.is_localized, "check": check.sentence})
                 for info, check in zip(stream.words, checks, strict=True)
             ],
-            beams=[self._beam(node.to_caption(caption.grid, caption.padded_grid)) for node in beam_nodes],
+            beams=list(answer.beams),
             picture=encoding.sha256,
             size=encoding.size,
             scale=ScaleInfo(kind="uniform", high=scale.high, label=scale.name),
-            described=self.map_description,
-            command=None if prefix or argument is None else self.command(argument, beams),
+            described=self.describe_maps(layers),
+            prompt=self.question,
+            notes=self._notes(caption, words),
+            command=None if decoding.prefix or argument is None else self.command(argument, decoding, layers),
         )
+
+    def _notes(self, caption: DecodedCaption, words: Sequence[CaptionWord]) -> list[str]:
+        """That the caption was cut, and which places draw attention whatever the word is."""
+        cut = "" if caption.has_end else f"Cut for its length, after {count_of(len(caption.ids), 'word piece')}."
+        sinks = find_sinks(words).sentence(is_masked=False) if self.question is not None and words else ""
+        return [note for note in (cut, sinks) if note]
 
     def _beam(self, caption: DecodedCaption) -> BeamCaption:
         text = self.model.vocabulary.decode(caption.ids)
         return BeamCaption(caption=text, log_probability=caption.log_probability, score=caption.score())
 
-    @property
-    def map_description(self) -> str:
+    def describe_maps(self, layers: Layers) -> str:
         """What the words' maps are, in words for a person."""
-        return f"{self.model.attention} of the query that predicted each word, last decoder layer, mean of heads"
+        relative = ", relative to a neutral prompt" if self.is_relative else ""
+        kind = self.model.attention
+        return f"{kind} of the query that predicted each word, {describe_layers(layers)}, mean of heads{relative}"
 
-    def command(self, argument: str, beams: int) -> str:
+    def command(self, argument: str, decoding: Decoding, layers: Layers = -1) -> str:
         """The command line that captions the picture; it has no option for a prefix."""
-        flags = [*self.flags, *self.settings(beams).flags()]
+        flags = [*self.flags, *self.settings(decoding, layers).flags()]
         out = output_folder("captions", self.reference, flags)
         return shlex.join(["vitrine", "caption", self.reference, argument, "-o", out, *flags])
 
-    def _decode_steps(
-        self, encoding: CaptionerEncoding, beams: int, prefix: Sequence[int], job: Job
-    ) -> Iterator[PrefixStep]:
-        assert beams == 1 or not prefix
+    def _decode_steps(self, encoding: CaptionerEncoding, decoding: Decoding, job: Job) -> Iterator[PrefixStep]:
+        assert decoding.beams == 1 or not decoding.prefix
         module, encoder_output = self.model.module, encoding.encoder_output
+        common: dict[str, Any] = {"max_tokens": decoding.max_pieces, "maps": _ALL_LAYERS}
         steps: Iterator[Any] = (
-            continue_prefix(module, encoder_output, prefix)
-            if beams == 1
-            else beam_search(module, encoder_output, beams)
+            continue_prefix(module, encoder_output, decoding.prefix, **common)
+            if decoding.beams == 1
+            else beam_search(module, encoder_output, decoding.beams, **common)
         )
         while True:
             with torch.inference_mode(), self._autocast():
@@ -188,20 +349,26 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
 class _WordStream:
     """Collects tokens, and passes on each word once no further token can belong to it."""
 
-    def __init__(self, model: Captioner, encoding: CaptionerEncoding, on_word: OnWord) -> None:
-        self._model, self._encoding, self._on_word = model, encoding, on_word
+    def __init__(
+        self, captioner: ServedCaptioner, encoding: CaptionerEncoding, layers: Layers, on_word: OnWord
+    ) -> None:
+        self._captioner, self._encoding, self._layers, self._on_word = captioner, encoding, layers, on_word
+        self._model = captioner.model
         self._candidates: list[tuple[Candidate, ...]] = []
         self.words: list[WordInfo] = []
 
-    def add_token(self, candidates: tuple[Candidate, ...], caption: DecodedCaption | None) -> None:
-        """Add the next token with its candidates; ``caption`` is None while several beams compete for it."""
-        self._candidates.append(candidates)
+    def add_step(self, step: PrefixStep) -> None:
+        """Add the next token of the only caption, with its candidates."""
+        self._candidates.append(step.candidates)
+        ids = [node.id for node in step.step.best[0].tokens()]
         # The next token may still belong to the last word, but to no earlier one.
-        if caption is not None and len(group_tokens(caption.ids, self._model.vocabulary)) > len(self.words) + 1:
+        if len(group_tokens(ids, self._model.vocabulary)) > len(self.words) + 1:
+            caption = self._captioner.with_layers(step.step.captions[0], self._encoding, self._layers)
             self._pass_on(caption, is_complete=False)
 
-    def finish(self, caption: DecodedCaption) -> tuple[CaptionWord, ...]:
+    def finish(self, caption: DecodedCaption, candidates: Sequence[tuple[Candidate, ...]]) -> tuple[CaptionWord, ...]:
         """Pass on the remaining words; returns all words of the caption."""
+        self._candidates = list(candidates)
         return self._pass_on(caption, is_complete=True)
 
     def _pass_on(self, caption: DecodedCaption, is_complete: bool) -> tuple[CaptionWord, ...]:
@@ -228,7 +395,7 @@ class _WordStream:
     def _alternatives(self, ids: Sequence[int], place: int) -> list[Alternative]:
         """Other likely tokens in place of a word's first one, each with the prefix that continues with it."""
         module = self._model.module
-        left_out = (module.start, module.end, module.pad, ids[place])
+        left_out = {module.start, module.pad, ids[place], *end_ids(module)}
         return [
             Alternative(
                 pieces=[*ids[:place], candidate.id],

@@ -5,8 +5,7 @@ Axes: B pictures, C channels or classes, H, W pixels of the model's input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -117,6 +116,11 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         return self.model.labels
 
     @property
+    def module(self) -> torch.nn.Module:
+        """The model itself."""
+        return self.model.module
+
+    @property
     def layout(self) -> TokenLayout:
         """How the model's tokens are laid out: prefix tokens, rows and columns of patches."""
         return self.explainer.layout
@@ -148,9 +152,9 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         probabilities_BC = self.explainer.probability(self.explainer.pixels(torch.stack(list(inputs))))
         return list(probabilities_BC.cpu().numpy())
 
-    def encode(self, sha256: str, size: tuple[int, int], input_CHW: torch.Tensor) -> ClassifierEncoding:
+    def encode(self, sha256: str, size: tuple[int, int], model_input: torch.Tensor) -> ClassifierEncoding:
         """Run the model once; see :meth:`vitrine.serve.model.ServedModel.encode`."""
-        pixels_BCHW = self.explainer.pixels(input_CHW[None])
+        pixels_BCHW = self.explainer.pixels(model_input[None])
         attention: AttentionCache | None = None
         if self.heads:
             logits_BC, attention = self._run_with_attention(pixels_BCHW)
@@ -158,7 +162,7 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         else:
             probabilities_BC = self.explainer.probability(pixels_BCHW)
         placement = Placement(self.transform.geometry(*size), self.layout.rows, self.layout.columns)
-        return ClassifierEncoding(sha256, placement, input_CHW, probabilities_BC[0].cpu().numpy(), attention)
+        return ClassifierEncoding(sha256, placement, model_input, probabilities_BC[0].cpu().numpy(), attention)
 
     def class_map(self, encoding: ClassifierEncoding, method: Method, target: int, job: Job) -> BatchMaps:
         """The map of a class by a method that runs the model; computed once and cached with the encoding.
@@ -180,23 +184,6 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
                 maps = explainer.maps(pixels_BCHW, torch.tensor([target]))
             cache_view(encoding.maps, (method, target), maps)
         return maps
-
-    @contextmanager
-    def stop_when_cancelled(self, job: Job) -> Iterator[None]:
-        """Within the ``with`` block, every forward pass of the model, or of a copy of it, first checks the job.
-
-        Raises:
-            JobCancelled: the job was cancelled.
-        """
-
-        def check(*_: Any) -> None:
-            job.raise_if_cancelled()
-
-        handle = self.model.module.register_forward_pre_hook(check)
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def _run_with_attention(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, AttentionCache]:
         with autocast(self.model.device, self.model.precision):

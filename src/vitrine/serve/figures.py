@@ -28,7 +28,7 @@ from vitrine.explain.run import ExplainSettings, MapProvenance, choose_scale
 from vitrine.plotting.confusion import confusion_figure
 from vitrine.plotting.provenance import Provenance
 from vitrine.plotting.style import figure_bytes
-from vitrine.serve.captioner import CaptionerEncoding, ServedCaptioner
+from vitrine.serve.captioner import CaptionerEncoding, Decoding, Layers, ServedCaptioner
 from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier
 from vitrine.serve.galleries import RecordedValidation
 from vitrine.serve.model import output_folder
@@ -84,21 +84,28 @@ def draw_caption(
     caption: DecodedCaption,
     upload: Upload,
     *,
-    beams: int,
-    has_prefix: bool,
+    decoding: Decoding,
+    layers: Layers,
     kind: str,
 ) -> bytes:
-    """The figure of ``vitrine caption`` of a decoded caption, as PNG or SVG; no command draws one with a prefix."""
-    settings = captioner.settings(beams, kind)
+    """The figure of ``vitrine caption`` of a caption that was decoded with the maps of all layers, as PNG or SVG; no
+    command draws one with a prefix.
+
+    Raises:
+        ModelError: there is no such layer.
+    """
+    settings = captioner.settings(decoding, layers, kind)
     sample = Sample(upload.name, BytesPicture(upload.data))
+    caption = captioner.with_layers(caption, encoding, layers)
     captioned_picture = CaptionedPicture(sample, sample.picture.decode(), caption, encoding.placement)
     words = prepare_word_maps(captioned_picture, captioner.model, settings, captioner.reference)
     origin = CaptionProvenance(captioner.reference, captioner.model, settings, captioner.flags)
     provenance = origin.of(sample, Path(upload.name), "captions")
+    has_command = upload.argument is not None and not decoding.prefix
     provenance = replace(
         provenance,
-        command=captioner.command(upload.argument, beams) if upload.argument and not has_prefix else None,
-        options={**provenance.options, **({"continued": True} if has_prefix else {})},
+        command=captioner.command(upload.argument or "", decoding, layers) if has_command else None,
+        options={**provenance.options, **({"continued": True} if decoding.prefix else {})},
     )
     with _DRAW_LOCK:
         return figure_bytes(caption_figure(words.picture, words.scale), kind, provenance.to_metadata())

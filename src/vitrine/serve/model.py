@@ -8,16 +8,18 @@ from __future__ import annotations
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from PIL import Image
 
 from vitrine.attribution.placement import Placement
 from vitrine.serve.galleries import NO_PICTURES, Gallery
+from vitrine.serve.worker import Job
 
 _LONGEST_FOLDER = 80  # characters of a folder's name
 
@@ -82,13 +84,42 @@ class ServedModel(ABC, Generic[E]):
         precision: in which the model runs.
         gallery: pictures that come with the model.
         notes: sentences on how the model was loaded.
+        is_slow: whether one answer may take minutes; then it lets others go first, and has the time of a check.
     """
 
     kind: Literal["classifier", "captioner"]
+    is_slow: bool = False
 
     def __init__(self, model_id: str, reference: str, precision: str, gallery: Gallery = NO_PICTURES) -> None:
         self.id, self.reference, self.precision, self.gallery = model_id, reference, precision, gallery
         self.notes: list[str] = []
+
+    @property
+    def encoding_key(self) -> Hashable:
+        """What an encoding depends on beside the picture: by it encodings are kept."""
+        return self.id
+
+    @property
+    @abstractmethod
+    def module(self) -> torch.nn.Module:
+        """The model itself."""
+
+    @contextmanager
+    def stop_when_cancelled(self, job: Job) -> Iterator[None]:
+        """Within the ``with`` block, every forward pass of the model, of a copy of it, or of one of its blocks first
+        checks the job.
+
+        Raises:
+            JobCancelled: the job was cancelled.
+        """
+
+        def check(*_: Any) -> None:
+            job.raise_if_cancelled()
+
+        with ExitStack() as handles:
+            for module in (self.module, *_blocks(self.module)):
+                handles.callback(module.register_forward_pre_hook(check).remove)
+            yield
 
     @property
     @abstractmethod
@@ -96,15 +127,22 @@ class ServedModel(ABC, Generic[E]):
         """sha256 of the weights file; None for random weights."""
 
     @abstractmethod
-    def prepare(self, photo: Image.Image) -> torch.Tensor:
-        """A photograph as the model's input (C, H, W). May run in any thread."""
+    def prepare(self, photo: Image.Image) -> Any:
+        """A photograph as the model's input: a tensor (C, H, W), or with a prompt. May run in any thread."""
 
     @abstractmethod
-    def encode(self, sha256: str, size: tuple[int, int], input_CHW: torch.Tensor) -> E:
+    def encode(self, sha256: str, size: tuple[int, int], model_input: Any) -> E:
         """Run the model on one picture and keep everything that its views are made of.
 
         Args:
             sha256: of the picture's file.
             size: width and height of the photograph.
-            input_CHW: of the photograph, from :meth:`prepare`.
+            model_input: of the photograph, from :meth:`prepare`.
         """
+
+
+def _blocks(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The members of every list of modules: a transformer's blocks, between which a long pass can be stopped."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.ModuleList):
+            yield from part

@@ -49,7 +49,10 @@ class SampleInfo(Payload):
 
 
 class ModelInfo(Payload):
-    """One model of the server. ``input`` is in pixels, ``grid`` in patches; both are null for captioners."""
+    """One model of the server. ``input`` is in pixels, ``grid`` in patches; both are null for captioners. ``prompt`` is
+    what a vision-language model is asked where nothing else is, null of models that take no question, and ``readings``
+    are the ways to read its maps.
+    """
 
     id: str
     kind: Literal["classifier", "captioner"]
@@ -65,6 +68,8 @@ class ModelInfo(Payload):
     methods: list[str]
     method_options: dict[str, list[str]]
     queries: list[str]
+    prompt: str | None
+    readings: list[str]
     precision: str
     weights_sha256: str | None
     notes: list[str]
@@ -233,7 +238,9 @@ class BeamCaption(Payload):
 
 
 class CaptionResult(Payload):
-    """A complete caption with the maps of its words; ``finished`` is whether it has an end token."""
+    """A complete caption, or answer, with the maps of its words; ``finished``: whether it has an end token; ``prompt``
+    what was asked, ``notes`` say what else to know of it.
+    """
 
     caption: str
     log_probability: float
@@ -244,6 +251,8 @@ class CaptionResult(Payload):
     size: list[int]
     scale: ScaleInfo
     described: str
+    prompt: str | None
+    notes: list[str]
     command: str | None
 
 
@@ -343,18 +352,37 @@ class MatrixParams(PictureParams):
     head: Annotated[str, Field(pattern=_HEAD)] = "mean"
 
 
-class CaptionParams(PictureParams):
-    """How a caption is decoded."""
+Beams = Annotated[int, Field(ge=1, le=10, description="1 takes the likeliest word each time.")]
+Prefix = Annotated[
+    str | None, Field(pattern=_IDS, max_length=4000, description="Ids of pieces that the caption begins with.")
+]
+Prompt = Annotated[
+    str | None,
+    Field(max_length=2000, description="Of vision-language models: what is asked; by default for a caption."),
+]
+MaxPieces = Annotated[int | None, Field(ge=1, le=100_000, description="A caption is cut after so many word pieces.")]
+DecoderLayers = Annotated[
+    str,
+    Field(
+        pattern="^(mean|-?[0-9]{1,4}|[0-9]{1,4}-[0-9]{1,4})$",
+        description="Of a caption's maps: a decoder layer from 0, -1 for the last, 8-20 for the mean of some, or mean.",
+    ),
+]
+Reading = Annotated[
+    Literal["attention", "relative"],
+    Field(description="Of vision-language models: maps as they are, or divided by that of a neutral prompt."),
+]
 
-    beams: Annotated[int, Field(ge=1, le=10, description="1 takes the likeliest word each time.")] = 1
-    prefix: Annotated[
-        str | None,
-        Field(
-            pattern=_IDS,
-            max_length=4000,
-            description="Ids of pieces that the caption begins with.",
-        ),
-    ] = None
+
+class CaptionParams(PictureParams):
+    """How a caption is decoded, and which maps its words have."""
+
+    prompt: Prompt = None
+    beams: Beams = 1
+    prefix: Prefix = None
+    max_pieces: MaxPieces = None
+    layers: DecoderLayers = "-1"
+    reading: Reading = "attention"
     stream: Annotated[bool, Field(description="Send words as they are decoded, as server-sent events.")] = False
 
 
@@ -366,8 +394,12 @@ class FigureParams(ViewParams):
         Field(description="By default what the model is for."),
     ] = None
     kind: Literal["png", "svg"] = "png"
-    beams: Annotated[int, Field(ge=1, le=10)] = 1
-    prefix: Annotated[str | None, Field(pattern=_IDS, max_length=4000)] = None
+    prompt: Prompt = None
+    beams: Beams = 1
+    prefix: Prefix = None
+    max_pieces: MaxPieces = None
+    layers: DecoderLayers = "-1"
+    reading: Reading = "attention"
     cell: Annotated[
         str | None,
         Field(pattern="^-?[0-9]{1,4},-?[0-9]{1,4}$", description="Of positions: one patch r,c from 0; -1 is the last."),

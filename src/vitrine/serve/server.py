@@ -15,9 +15,8 @@ from urllib.parse import quote
 import uvicorn
 
 from vitrine.caption.model import Captioner
-from vitrine.errors import ModelError, UsageError
+from vitrine.errors import UsageError
 from vitrine.models.captioner.checkpoint import is_captioner_folder
-from vitrine.models.vlm.prompt import PromptTransform
 from vitrine.open_model import open_model
 from vitrine.report.html import render_html
 from vitrine.report.run import build_document
@@ -88,11 +87,6 @@ def _load_model(
     model = open_model(reference, precision, architecture, vocabulary)
     if not isinstance(model, Captioner):
         return ServedClassifier(model_id, reference, model, architecture, gallery)
-    if isinstance(model.transform, PromptTransform):
-        raise ModelError(
-            f"{reference} is a vision-language model, which the explorer does not show.\n"
-            f'Ask it on the command line: vitrine ask {reference} PICTURE "question" -o answer.png'
-        )
     flags = [*(["--arch", architecture] if architecture else []), *(["--vocab", str(vocabulary)] if vocabulary else [])]
     return ServedCaptioner(model_id, reference, model, model.precision, flags, gallery)
 

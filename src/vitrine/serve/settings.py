@@ -65,7 +65,8 @@ REQUEST_SECONDS = limit("REQUEST_SECONDS", 60)
 """Seconds of a request to the explorer, from when it waits for the model; then 503."""
 
 CHECK_SECONDS = limit("CHECK_SECONDS", 600)
-"""Seconds of the explorer's test of a map, which runs the model on about 400 changed pictures; then 503."""
+"""Seconds of the explorer's test of a map, which runs the model on about 400 changed pictures, and of an answer of a
+vision-language model; then 503."""
 
 FINISH_SECONDS = limit("FINISH_SECONDS", 30)
 """Seconds for the explorer's running requests after the signal to stop."""
@@ -89,7 +90,8 @@ class ServeSettings:
         connections: limit of connections at a time.
         header_seconds: limit of the time in which a request's header has to arrive.
         request_seconds: limit of a request's time, waiting included.
-        check_seconds: the same for the test of a map, which runs the model on 400 changed pictures.
+        check_seconds: the same for the test of a map, which runs the model on 400 changed pictures, and for an answer
+            of a vision-language model.
         upload_seconds: limit of the time in which a picture has to arrive.
         send_seconds: limit of the time for which a client takes nothing of its answer.
         finish_seconds: time for running requests after the signal to stop.

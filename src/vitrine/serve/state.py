@@ -196,18 +196,28 @@ class AppState:
         encoding = self._cached_encoding(model, upload.sha256)
         if encoding is None:
 
-            def encode(_job: Job) -> E:
+            def encode(job: Job) -> E:
                 encoding = self._cached_encoding(model, upload.sha256)  # another request may have sent it meanwhile
                 if encoding is None:
-                    encoding = model.encode(upload.sha256, upload.size, upload.model_input)
-                    self.encodings.put((model.id, upload.sha256), encoding)
+                    with model.stop_when_cancelled(job):
+                        encoding = model.encode(upload.sha256, upload.size, upload.model_input)
+                    self.keep_encoding(model, encoding)
                 return encoding
 
-            encoding = cast(E, await self.run_job(request, Job(encode)))
+            job = Job(encode, is_long=model.is_slow)
+            encoding = cast(E, await self.run_job(request, job, self.seconds_of(model)))
         return EncodedPicture(encoding, upload.name, upload.argument, upload)
 
     def _cached_encoding(self, model: ServedModel[E], sha256: str) -> E | None:
-        return cast("E | None", self.encodings.get((model.id, sha256)))
+        return cast("E | None", self.encodings.get((model.encoding_key, sha256)))
+
+    def keep_encoding(self, model: ServedModel[E], encoding: E) -> None:
+        """Keep an encoding for further views, or count its bytes anew after more was kept with it."""
+        self.encodings.put((model.encoding_key, encoding.sha256), encoding)
+
+    def seconds_of(self, model: ServedModel[Any]) -> float:
+        """The limit of the time of one answer of a model."""
+        return self.settings.check_seconds if model.is_slow else self.settings.request_seconds
 
     async def run_decoding(self, function: Callable[[], T]) -> T:
         """Run a function that decodes pictures in another thread, few at a time."""

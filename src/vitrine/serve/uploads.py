@@ -11,8 +11,8 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from fastapi import Request
 from PIL import Image
 from starlette.requests import ClientDisconnect
@@ -58,7 +58,7 @@ class Upload:
 
     sha256: str
     size: tuple[int, int]
-    model_input: torch.Tensor
+    model_input: Any
     name: str
     data: bytes = b""
     true: str | None = None
@@ -77,17 +77,25 @@ class UploadOptions:
         argument: the picture as a command line takes it; None where it has no file of its own.
     """
 
-    prepare: Callable[[Image.Image], torch.Tensor]
+    prepare: Callable[[Image.Image], Any]
     name: str
     keep_bytes: bool = False
     true: str | None = None
     argument: str | None = None
 
     def make_upload(self, data: bytes, photo: Image.Image) -> Upload:
-        """From the file's bytes and the decoded photograph."""
+        """From the file's bytes and the decoded photograph.
+
+        Raises:
+            ApiError: the model cannot take it: with its question it is longer than the model's context, for example.
+        """
         sha256 = hashlib.sha256(data).hexdigest()
         content = data if self.keep_bytes else b""
-        return Upload(sha256, photo.size, self.prepare(photo), self.name, content, self.true, self.argument)
+        try:
+            model_input = self.prepare(photo)
+        except PictureError as error:
+            raise ApiError(422, f"The picture cannot be used: {error}.", "cannot") from error
+        return Upload(sha256, photo.size, model_input, self.name, content, self.true, self.argument)
 
 
 def refuse_form(content_type: str) -> None:

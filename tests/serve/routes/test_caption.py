@@ -23,7 +23,9 @@ import vitrine
 from vitrine.config import CaptionSpec, Recipe
 from vitrine.data.scenes import write_scenes
 from vitrine.plotting.provenance import read_provenance
+from vitrine.serve.captioner import Decoding
 from vitrine.serve.state import AppState
+from vitrine.serve.worker import Job
 from vitrine.train.run import train
 
 SENT = picture(3, (90, 60))
@@ -127,8 +129,6 @@ def test_words_come_as_they_are_decoded_and_add_up(client: TestClient) -> None:
 
 
 def test_a_word_is_told_before_the_next_ones_are_decoded(state: AppState) -> None:
-    from vitrine.serve.worker import Job
-
     steps, words = [0], []
     module = state.captioner("0").model.module
     real = module.step
@@ -142,7 +142,9 @@ def test_a_word_is_told_before_the_next_ones_are_decoded(state: AppState) -> Non
     encoding = captioner.encode("0" * 64, (90, 60), model_input)
     module.step = count_steps
     try:
-        result = captioner.caption(encoding, 1, [], "x.png", Job(), lambda word: words.append((steps[0], word)))
+        result = captioner.caption(
+            encoding, Decoding(), -1, "x.png", Job(), lambda word: words.append((steps[0], word))
+        )
     finally:
         module.step = real
     assert len(result.words) == len(words) > 3

@@ -11,7 +11,9 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
+from vitrine.caption.decoding import parse_layers
 from vitrine.errors import VitrineError
+from vitrine.serve.captioner import Decoding, OnWord
 from vitrine.serve.errors import ApiError, timeout_error
 from vitrine.serve.routes.explain import json_response
 from vitrine.serve.schema import PICTURE_BODY, CaptionParams, CaptionResult, ErrorBody, FigureParams, WordInfo
@@ -25,38 +27,46 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-def parse_prefix(params: CaptionParams | FigureParams) -> list[int]:
-    """Ids of the tokens that the caption begins with, from text such as ``7,12``.
+def parse_decoding(params: CaptionParams | FigureParams) -> Decoding:
+    """How the caption is decoded; the prefix is text such as ``7,12``.
 
     Raises:
-        ApiError: beam search was asked for, which takes no prefix.
+        ApiError: beam search was asked for with a prefix, which it does not take.
     """
-    prefix = [int(token_id) for token_id in params.prefix.split(",")] if params.prefix else []
+    prefix = tuple(int(token_id) for token_id in params.prefix.split(",")) if params.prefix else ()
     if params.beams > 1 and prefix:
         raise ApiError(422, "A caption is continued by the likeliest words: leave beams out.")
-    return prefix
+    return Decoding(params.beams, prefix, params.max_pieces)
 
 
 @router.post("/caption", response_model=CaptionResult, responses=_STREAM, openapi_extra=PICTURE_BODY)
 async def caption(request: Request, params: Annotated[CaptionParams, Query()]) -> Response:
-    """A caption with a map for every word; with ``stream``, events ``word``, then ``done`` (or ``error``)."""
+    """A caption, or an answer to a question, with a map for every word; with ``stream``, events ``word``, then ``done``
+    (or ``error``)."""
     state = get_state(request)
-    captioner, prefix = state.captioner(params.model), parse_prefix(params)
+    captioner = state.captioner(params.model).asking(params.prompt, params.reading)
+    decoding, layers = parse_decoding(params), parse_layers(params.layers)
     picture = await state.encode_picture(request, params, captioner)
-    encoding, argument = picture.encoding, picture.argument
+
+    def decode(job: Job, on_word: OnWord) -> CaptionResult:
+        result = captioner.caption(picture.encoding, decoding, layers, picture.argument, job, on_word)
+        state.keep_encoding(captioner, picture.encoding)
+        return result
+
+    seconds = state.seconds_of(captioner)
     if not params.stream:
-        job = Job(lambda job: captioner.caption(encoding, params.beams, prefix, argument, job, lambda _word: None))
-        return json_response(await state.run_job(request, job))
+        job = Job(lambda job: decode(job, lambda _word: None), is_long=captioner.is_slow)
+        return json_response(await state.run_job(request, job, seconds))
     words: asyncio.Queue[WordInfo | None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
     def put_word(word: WordInfo | None) -> None:
         loop.call_soon_threadsafe(words.put_nowait, word)
 
-    job = Job(lambda job: captioner.caption(encoding, params.beams, prefix, argument, job, put_word))
+    job = Job(lambda job: decode(job, put_word), is_long=captioner.is_slow)
     job.future.add_done_callback(lambda _: put_word(None))
     state.worker.submit(job)
-    events = _stream_events(request, job, words, state.settings.request_seconds)
+    events = _stream_events(request, job, words, seconds)
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from vitrine.attribution.method_options import METHOD_OPTIONS
 from vitrine.attribution.registry import ENTRIES
+from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier
 from vitrine.serve.model import ServedModel
 from vitrine.serve.schema import (
@@ -52,12 +53,12 @@ def model_info(model: ServedModel[Any]) -> ModelInfo:
     )
 
 
-def _anatomy(model: ServedModel[Any]) -> dict[str, Any]:
-    """Classes, grid, layers and heads; empty for a captioner, which has no classes and a grid that varies."""
-    if not isinstance(model, ServedClassifier):
-        nothing: dict[str, Any] = {"labels": [], "input": None, "grid": None, "prefix": 0, "layers": 0, "heads": 0}
-        nothing["prefix_words"] = ""
-        return nothing | {"methods": [], "method_options": {}, "queries": [], "has_positions": False}
+def _anatomy(model: Any) -> dict[str, Any]:
+    """Classes, grid, layers and heads; a captioner has no classes, and a grid that varies."""
+    if isinstance(model, ServedCaptioner):
+        nothing: dict[str, Any] = {"labels": [], "input": None, "grid": None, "prefix": 0, "heads": 0}
+        nothing |= {"prefix_words": "", "methods": [], "method_options": {}, "queries": [], "has_positions": False}
+        return nothing | {"layers": model.layers, "prompt": model.question, "readings": list(model.readings)}
     (height, width), layout = model.model.spec.size, model.layout
     return {
         "labels": list(model.labels),
@@ -70,6 +71,8 @@ def _anatomy(model: ServedModel[Any]) -> dict[str, Any]:
         "methods": list(model.methods),
         "method_options": {name: list(METHOD_OPTIONS[name]) for name in model.methods},
         "queries": list(model.queries),
+        "prompt": None,
+        "readings": [],
         "has_positions": has_positions(model),
     }
 

@@ -7,16 +7,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from vitrine.caption.decoding import parse_layers
 from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.errors import ApiError
 from vitrine.serve.figures import draw_caption, draw_confusion, draw_map, draw_positions
-from vitrine.serve.routes.caption import parse_prefix
+from vitrine.serve.routes.caption import parse_decoding
 from vitrine.serve.routes.explain import ensure_map, json_response
 from vitrine.serve.schema import (
     PICTURE_BODY,
+    CaptionParams,
     FigureParams,
     ModelId,
-    PictureParams,
     Positions,
     VerdictInfo,
     ViewParams,
@@ -66,7 +67,7 @@ async def positions(request: Request, model: Annotated[ModelId, Query()] = "0") 
 _OF_EVERY_FIGURE = frozenset({"model", "figure", "kind"})
 _OF_FIGURE = {
     "map": frozenset(ViewParams.model_fields),
-    "caption": frozenset({*PictureParams.model_fields, "beams", "prefix"}),
+    "caption": frozenset(CaptionParams.model_fields) - {"stream"},
     "positions": frozenset({"cell"}),
     "confusion": frozenset[str](),
 }
@@ -114,14 +115,17 @@ async def _map_figure(state: AppState, request: Request, params: FigureParams) -
 
 
 async def _caption_figure(state: AppState, request: Request, params: FigureParams) -> bytes:
-    captioner, prefix = state.captioner(params.model), parse_prefix(params)
+    captioner = state.captioner(params.model).asking(params.prompt, params.reading)
+    decoding, layers = parse_decoding(params), parse_layers(params.layers)
     picture = await state.encode_picture(request, params, captioner, with_photo=True)
     encoding, upload = picture.encoding, picture.upload
     assert upload is not None
-    caption = await state.run_job(request, Job(lambda job: captioner.decode(encoding, params.beams, prefix, job)))
+    job = Job(lambda job: captioner.answer(encoding, decoding, job), is_long=captioner.is_slow)
+    answer = await state.run_job(request, job, state.seconds_of(captioner))
+    state.keep_encoding(captioner, encoding)
     return await state.run_view(
         lambda: draw_caption(
-            captioner, encoding, caption, upload, beams=params.beams, has_prefix=bool(prefix), kind=params.kind
+            captioner, encoding, answer.caption, upload, decoding=decoding, layers=layers, kind=params.kind
         )
     )
 
