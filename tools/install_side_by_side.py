@@ -1,0 +1,67 @@
+"""Install what a project needs with two pips at a time: one pip unpacks on one core alone, and torch is gigabytes.
+
+``python tools/install_side_by_side.py '.[dev]'`` in the environment that is filled. A plain ``pip install`` of the same
+afterwards finds everything there; whatever failed here, for whichever reason, is its to do and to report.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+PIP = (sys.executable, "-m", "pip", "install", "-qq", "--no-compile", "--disable-pip-version-check")
+UNKNOWN = 1 << 20
+"""Bytes that a distribution counts which is not on this machine's disk."""
+
+
+def resolve(project: str) -> list[dict[str, Any]]:
+    """What pip would install for a project, as its report tells it; nothing where it cannot say."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.json")
+        command = (*PIP, "--dry-run", "--report", str(report), "-c", "constraints.txt", "-e", project)
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            return []
+        return list(json.loads(report.read_text(encoding="utf-8"))["install"])
+
+
+def two_piles(distributions: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Addresses in two piles of about the same size; what shares a first name (``nvidia-``) may share a folder, and
+    stays together."""
+    families: dict[str, list[str]] = defaultdict(list)
+    sizes: dict[str, int] = defaultdict(int)
+    for each in distributions:
+        address = each["download_info"]["url"]
+        if "dir_info" not in each["download_info"]:  # the project itself
+            family = each["metadata"]["name"].replace("_", "-").partition("-")[0].lower()
+            families[family].append(address)
+            sizes[family] += _size(address)
+    piles, weights = ([], []), [0, 0]
+    for family in sorted(families, key=lambda name: (-sizes[name], name)):
+        lighter = weights.index(min(weights))
+        piles[lighter].extend(families[family])
+        weights[lighter] += sizes[family]
+    return piles
+
+
+def _size(address: str) -> int:
+    parts = urlsplit(address)
+    path = Path(unquote(parts.path))
+    return path.stat().st_size if parts.scheme == "file" and path.is_file() else UNKNOWN
+
+
+def main() -> None:
+    piles = [pile for pile in two_piles(resolve(sys.argv[1])) if pile]
+    for process in [subprocess.Popen((*PIP, "--no-deps", *pile), cwd=ROOT) for pile in piles]:
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
