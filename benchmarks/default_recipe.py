@@ -5,11 +5,13 @@ sweep``, all with the same number of epochs and one seed. The best of the twelve
 its accuracy there is that of a maximum, and so better than it is: where a set has test pictures, both are compared on
 those too.
 
-    python benchmarks/default_recipe.py clothing FOLDER -o DIR      # the same command goes on where it was interrupted
+    python benchmarks/default_recipe.py scenes -o DIR               # the same command goes on where it was interrupted
+    python benchmarks/default_recipe.py clothing FOLDER -o DIR      # a third of its training pictures
+    python benchmarks/default_recipe.py clothing-from-nothing FOLDER -o DIR
     python benchmarks/default_recipe.py pets37 FOLDER -o DIR
-    python benchmarks/default_recipe.py scenes -o DIR
 
-Epochs and pictures are fewer than a person would take, so that a set is done in some minutes of one core.
+Every training is a run folder of DIR: a finished one is not repeated, an unfinished one continued. Epochs and pictures
+are fewer than a person would take, so that a set is done in some minutes; both sides have the same.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrine.classify.evaluate import evaluate
-from vitrine.config import load_recipe, override
+from vitrine.config import Recipe, load_recipe, override
 from vitrine.data.scenes import write_scenes
 from vitrine.data.sources import open_data
 from vitrine.metrics.intervals import mean_interval
 from vitrine.metrics.paired_tests import mcnemar_exact
 from vitrine.runs.folder import RunFolder
-from vitrine.sweep.run import sweep
+from vitrine.sweep.run import RunEnded, SweepEvent, sweep
 from vitrine.train.run import train
 
 _SEARCH = """\
@@ -36,33 +38,56 @@ data = "{data}"
 recipe = "finetune"
 
 [set]
-model = "vitrine/scenes-tiny"
-epochs = {epochs}
-workers = 0
-decoded_cache = 1.0
+{settings}
 
 [random]
 count = 12
 seed = 1
-learning_rate = {{ low = 1e-4, high = 5e-3, log = true }}
-layer_decay = [0.5, 0.65, 0.75, 0.85, 1.0]
+{fields}
 optimizer = ["adamw", "muon"]
 batch_size = [16, 32, 64]
 label_smoothing = [0.0, 0.1]
 transforms.crop_scale = [[0.3, 1.0], [0.5, 1.0], [0.7, 1.0], [0.9, 1.0]]
 """
+_FINE_TUNING = """\
+learning_rate = { low = 1e-4, high = 5e-3, log = true }
+layer_decay = [0.5, 0.65, 0.75, 0.85, 1.0]"""
+_FROM_NOTHING = """\
+learning_rate = { low = 3e-4, high = 1e-2, log = true }
+patch_drop = [0.0, 0.25]"""
 _SCENES = {"train": 600, "validation": 500, "test": 500}
 
 
 @dataclass(frozen=True)
 class BenchmarkSet:
-    """A set: epochs on both sides, and every how manieth training picture of a class is taken."""
+    """A set: epochs on both sides, every how manieth training picture of a class is taken, and from which weights."""
 
     epochs: int
     every: int = 1
+    is_pretrained: bool = True
+
+    def settings(self) -> dict[str, object]:
+        """What the rules and every draw are trained with."""
+        start: dict[str, object] = {} if self.is_pretrained else {"pretrained": False}
+        return {"model": "vitrine/scenes-tiny", **start, "epochs": self.epochs, "workers": 0, "decoded_cache": 1.0}
+
+    def recipe(self) -> Recipe:
+        """The default recipe, with rules for all the rest."""
+        return override(load_recipe("finetune"), [f"{name}={json.dumps(to)}" for name, to in self.settings().items()])
+
+    def search(self, data: Path) -> str:
+        """The sweep's file."""
+        settings = "\n".join(f"{name} = {json.dumps(value)}" for name, value in self.settings().items())
+        fields = _FINE_TUNING if self.is_pretrained else _FROM_NOTHING
+        return _SEARCH.format(data=data, settings=settings, fields=fields)
 
 
-SETS = {"clothing": BenchmarkSet(5, every=3), "pets37": BenchmarkSet(8), "scenes": BenchmarkSet(5)}
+SETS = {
+    "scenes": BenchmarkSet(5),
+    "clothing": BenchmarkSet(5, every=3),
+    "clothing-from-nothing": BenchmarkSet(10, every=6, is_pretrained=False),
+    "pets37": BenchmarkSet(8),
+}
 
 
 @dataclass(frozen=True)
@@ -107,21 +132,33 @@ def prepare(name: str, data: Path | None, out: Path) -> Path:
 
 
 def run_set(name: str, data: Path | None, out: Path) -> Iterator[Difference]:
-    """Train the search and the rules, as far as they are not finished, and compare them."""
+    """Train the rules and the search, as far as they are not finished, and compare them."""
     out.mkdir(parents=True, exist_ok=True)
-    pictures, epochs = prepare(name, data, out).resolve(), SETS[name].epochs
+    pictures, rules = prepare(name, data, out).resolve(), out / "rules"
+    if not RunFolder(rules).is_finished:
+        train(str(pictures), SETS[name].recipe(), rules, resume=True)
+        say_accuracy(rules)
     file = out / "search.toml"
-    file.write_text(_SEARCH.format(data=pictures, epochs=epochs), encoding="utf-8")
-    runs = [planned.folder for planned in sweep(file, out / "search").plan.runs]
-    settings = ["model=vitrine/scenes-tiny", f"epochs={epochs}", "workers=0", "decoded_cache=1.0"]
-    train(str(pictures), override(load_recipe("finetune"), settings), out / "rules", resume=True)
-    best = max(runs, key=validation_accuracy)
+    file.write_text(SETS[name].search(pictures), encoding="utf-8")
+    runs = [planned.folder for planned in sweep(file, out / "search", jobs=2, report=say_progress).plan.runs]
     for run in sorted(runs, key=validation_accuracy):
-        print(f"{validation_accuracy(run):.4f} {describe(run)}")
-    print(f"{validation_accuracy(out / 'rules'):.4f} {describe(out / 'rules')} (the rules)")
+        print(draw_row(run))
+    print(f"{draw_row(rules)} (the rules)")
+    best = max(runs, key=validation_accuracy)
     for split in open_data(str(pictures)).splits:
         if split != "train":
-            yield compare(pictures, split, best, out / "rules")
+            yield compare(pictures, split, best, rules)
+
+
+def say_progress(event: SweepEvent) -> None:
+    """One line for every training that ends."""
+    if isinstance(event, RunEnded):
+        print(f"{event.name}: {event.seconds:.0f} s {event.failure or ''}", flush=True)
+
+
+def say_accuracy(run: Path) -> None:
+    """One line for a training that is finished."""
+    print(f"{run.name}: {validation_accuracy(run):.4f}", flush=True)
 
 
 def validation_accuracy(run: Path) -> float:
@@ -130,12 +167,13 @@ def validation_accuracy(run: Path) -> float:
     return float(json.loads(metrics.read_text("utf-8"))["accuracy"]) if metrics.is_file() else -1.0
 
 
-def describe(run: Path) -> str:
-    """The fields that were drawn, as a run has them."""
+def draw_row(run: Path) -> str:
+    """For a table in Markdown: the fields that were drawn, as a run has them, and what came out."""
     recipe = RunFolder(run).read_recipe()
-    names = ("optimizer", "learning_rate", "layer_decay", "batch_size", "label_smoothing")
-    fields = [f"{name}={getattr(recipe, name)}" for name in names]
-    return " ".join([*fields, f"crop_scale={recipe.transforms.crop_scale[0]}"])
+    names = ("optimizer", "learning_rate", "layer_decay", "batch_size", "label_smoothing", "patch_drop")
+    fields = [str(getattr(recipe, name)) for name in names]
+    cells = [*fields, str(recipe.transforms.crop_scale[0]), f"{100 * validation_accuracy(run):.1f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def compare(data: Path, split: str, best: Path, rules: Path) -> Difference:

@@ -69,9 +69,10 @@ def caption(
     Args:
         model: the reference of a captioner (a run, ``catr/v3``, a BLIP, GIT, encoder-decoder or vision-language model
             of transformers), or what :func:`vitrine.load` opened.
-        images: pictures, as :func:`vitrine.predict` takes them. Those of a generator are all held; one by one
-            they are taken by ``vitrine.load(...).caption``.
-        out: the folder for figures and captions.csv; None keeps captions in memory, as the result's ``captions``.
+        images: pictures, as :func:`vitrine.predict` takes them. A generator is read as it comes: with ``out``, of its
+            pictures two batches are held at most.
+        out: the folder for figures and captions.csv; None keeps captions in memory, as the result's ``captions``, which
+            draw themselves, and so keep their photographs.
         prompt: what a vision-language model is asked of every picture; None asks for a caption, in its own words.
         arch: catr, where ``model`` is a weights file.
         vocab: of the published captioner, its vocab.txt.
@@ -91,7 +92,7 @@ def caption(
         mask_sinks: of a vision-language model: leave places that draw attention whatever the word is out of the maps.
         heads: mean, max, or a head's number from 0; -1 is the last.
         join: how the maps of a word's pieces become one: mean, first or max.
-        limit: pictures at most, drawn with ``seed``; None is all.
+        limit: pictures at most, drawn with ``seed``, or of a generator the first ones; None is all.
         format: png or svg, of the figures.
         replace: remove the figures that another call left in ``out``; without it they are an error.
         batch_size: pictures at a time.

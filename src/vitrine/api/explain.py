@@ -71,10 +71,10 @@ def explain(
 
     Args:
         model: a model reference, what :func:`vitrine.load` opened, or a module in memory.
-        images: pictures, as :func:`vitrine.predict` takes them. Those of a generator are all held; one by one
-            they are taken by ``vitrine.load(...).explain``.
+        images: pictures, as :func:`vitrine.predict` takes them. A generator is read as it comes: with ``out``, of its
+            pictures two batches are held at most.
         out: the folder for figures, contact sheets and maps.csv; None keeps maps in memory, as the result's
-            ``pictures``, which draw themselves.
+            ``pictures``, which draw themselves, and so keep their photographs.
         method: a method of :data:`vitrine.attribution.registry.ENTRIES`, ``captum:NAME`` or ``cam:NAME``; or a function
             of yours: called with the module, normalised pixels (B, C, H, W) and class indices (B,), it gives scores
             (B, rows, columns).
@@ -86,7 +86,7 @@ def explain(
         window: of occlusion: patches a side of what is covered; 0 chooses.
         matrix: with ``out``: also draw the layer's whole attention, head by head.
         check: test whether the answer depends on the patches that each map marks.
-        limit: pictures at most, drawn with ``seed``; None is all.
+        limit: pictures at most, drawn with ``seed``, or of a generator the first ones; None is all.
         stretch: stretch each map to its own minimum and maximum; figures say so.
         scale: where the colours end; 0 finds it on the first ``batch_size`` pictures, or on each map in memory.
         patches: draw patches as they are, not smoothed.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class BatchCaptions:
 
 def caption_batches(
     captioner: Captioner,
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     decode: Decode,
     *,
     batch_size: int = 8,
@@ -69,33 +70,41 @@ def caption_batches(
     Args:
         captioner: run in its precision; one of bf16 whose image encoder is in float32 is put under autocast, pictures
             and words.
-        samples: the pictures.
+        samples: the pictures; of those that come one by one, no more than a batch is held.
         decode: how captions are chosen.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
-        progress: called with pictures done, readable or not, of how many, each time the caller asks for more.
+        progress: called with pictures done, readable or not, of how many (0 where that is not known), each time the
+            caller asks for more.
     """
+    source, done, total = iter(samples), 0, len(samples) if isinstance(samples, Sequence) else 0
+    while part := tuple(islice(source, batch_size)):
+        done += len(part)
+        yield _caption_part(captioner, part, decode)
+        part = ()  # its pictures need not wait for the next ones
+        progress(done, total)
+
+
+def _caption_part(captioner: Captioner, part: Sequence[Sample], decode: Decode) -> BatchCaptions:
     module, transform, device = captioner.module, captioner.transform, captioner.device
     precision = "fp32" if has_bf16_image_encoder(module) else captioner.precision
-    for first in range(0, len(samples), batch_size):
-        readable: list[tuple[Sample, Image.Image, Any]] = []
-        unreadable: list[Unreadable] = []
-        for sample in samples[first : first + batch_size]:
-            try:
-                photo = sample.picture.decode()
-                readable.append((sample, photo, transform(photo)))
-            except PictureError as error:
-                unreadable.append((sample.name, str(error)))
-        captions: Sequence[DecodedCaption] = ()
-        if readable:
-            with torch.inference_mode(), autocast(device, precision):
-                encoder_output = module.encode([pixels.to(device) for _, _, pixels in readable])
-                captions = final_captions(decode(module, encoder_output, [sample for sample, _, _ in readable]))
-        pictures = (
-            CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid))
-            for (sample, photo, _), caption in zip(readable, captions, strict=True)
-        )
-        yield BatchCaptions(tuple(pictures), tuple(unreadable))
-        progress(min(first + batch_size, len(samples)), len(samples))
+    readable: list[tuple[Sample, Image.Image, Any]] = []
+    unreadable: list[Unreadable] = []
+    for sample in part:
+        try:
+            photo = sample.picture.decode()
+            readable.append((sample, photo, transform(photo)))
+        except PictureError as error:
+            unreadable.append((sample.name, str(error)))
+    captions: Sequence[DecodedCaption] = ()
+    if readable:
+        with torch.inference_mode(), autocast(device, precision):
+            encoder_output = module.encode([pixels.to(device) for _, _, pixels in readable])
+            captions = final_captions(decode(module, encoder_output, [sample for sample, _, _ in readable]))
+    pictures = (
+        CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid))
+        for (sample, photo, _), caption in zip(readable, captions, strict=True)
+    )
+    return BatchCaptions(tuple(pictures), tuple(unreadable))
 
 
 @dataclass(frozen=True)

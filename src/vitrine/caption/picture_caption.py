@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from vitrine.caption.run import (
     captioner_flags,
     prepare_word_maps,
 )
-from vitrine.data.picture_inputs import PictureInput, path_in
-from vitrine.data.samples import Sample, random_subset
+from vitrine.data.picture_inputs import PictureInput, count_at_hand, path_in
+from vitrine.data.samples import Sample
 from vitrine.display import notebook_html
 from vitrine.plotting.colormap import Scale
 from vitrine.plotting.own_axes import current_axes, plot_overlay
@@ -170,9 +169,7 @@ def caption_in_memory(
         DataError: none of the pictures can be read.
         ModelError, WeightsUnavailableError: the captioner cannot be opened.
     """
-    samples = pictures.samples
-    if limit is not None:
-        samples = random_subset(tuple(samples), limit, settings.seed)
+    samples = pictures.choose(limit, settings.seed)
     captioner = open_captioner(model, architecture, vocabulary, download, settings.precision)
     captioner = captioner.with_prompt(settings.prompt, settings.relative)
     flags = captioner_flags(architecture, vocabulary)
@@ -182,7 +179,7 @@ def caption_in_memory(
     for some, others in describe_pictures(samples, provenance, pictures.path, batch_size):
         captions += some
         unreadable += others
-        progress(len(captions) + len(unreadable), len(samples) if isinstance(samples, Sequence) else 0)
+        progress(len(captions) + len(unreadable), count_at_hand(samples) or 0)
     if not captions:
         raise none_readable(unreadable)
     notes = (*captioner.notes, *pictures.notes)
@@ -200,10 +197,9 @@ def describe_pictures(
         path: the file or folder that was given; None of pictures in memory.
         batch_size: pictures at a time.
     """
-    settings, source = provenance.settings, iter(samples)
+    settings = provenance.settings
     captioner = replace(provenance.captioner, precision=settings.precision)
-    while part := tuple(islice(source, batch_size)):
-        (batch,) = caption_batches(captioner, part, settings.decode, batch_size=batch_size)
+    for batch in caption_batches(captioner, samples, settings.decode, batch_size=batch_size):
         yield _captions(batch.pictures, provenance, path), batch.unreadable
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,13 +17,13 @@ from vitrine.caption.attention_sinks import find_sinks, mask_sinks
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodeStep, MapChoice, describe_layers, greedy
 from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_caption_figure
-from vitrine.caption.inference import CaptionedPicture, caption_batches
+from vitrine.caption.inference import BatchCaptions, CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.sampling import sample
 from vitrine.caption.word_localization import WordCheck, check_words
 from vitrine.caption.word_maps import CaptionWord, Join, caption_words
-from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
-from vitrine.data.samples import Sample, random_subset
+from vitrine.data.picture_inputs import PictureInput, count_at_hand, path_in, picture_input
+from vitrine.data.samples import Sample
 from vitrine.display import ResultSequence
 from vitrine.io.figure_folder import FigureCall, FolderClaim, claim_folder, picture_choice
 from vitrine.io.file_names import beside
@@ -33,7 +33,7 @@ from vitrine.io.resumable_csv import csv_row
 from vitrine.io.untrusted_files import MAX_TEXT_BYTES, read_file
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.colormap import Scale, shared_scale
-from vitrine.plotting.provenance import Provenance, figure_names
+from vitrine.plotting.provenance import Provenance, figures_of
 from vitrine.results import Progress, Unreadable, count_of, no_progress, none_drawn, round_number, unreadable_to_json
 
 CAPTION_HEADER = csv_row(("filename", "caption", "log_probability", "words", "verdicts"))
@@ -404,6 +404,8 @@ def caption_pictures(
 ) -> CaptionResult:
     """Caption every picture and draw its word maps; what was drawn before an interruption stays.
 
+    Of pictures that come one by one no more than two batches are held.
+
     Args:
         model: ``catr/v1``, ``catr/v2``, ``catr/v3``; with ``architecture``, a weights file; or an open captioner.
         images: a folder, searched with its sub-folders, or one picture; or pictures that were given in Python.
@@ -411,7 +413,8 @@ def caption_pictures(
         settings: how captions are decoded.
         architecture: ``catr`` where ``model`` is a file.
         vocabulary: the captioner's vocab.txt or tokenizer.json; None finds it.
-        limit: pictures at most; with more, a choice drawn with the settings' seed. None takes all.
+        limit: pictures at most; with more, a choice drawn with the settings' seed (of pictures whose number is not
+            known, the first). None takes all.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
         progress: called with pictures done, of how many.
         download: called with bytes done, of how many.
@@ -423,14 +426,15 @@ def caption_pictures(
         RunError: ``out`` has figures of another call.
     """
     pictures = images if isinstance(images, PictureInput) else picture_input(images)
-    samples = random_subset(tuple(pictures.samples), limit, settings.seed)
+    samples = pictures.choose(limit, settings.seed)
     captioner = open_captioner(model, architecture, vocabulary, download, settings.precision)
     captioner = captioner.with_prompt(settings.prompt, settings.relative)
-    figures = figure_names([sample.name for sample in samples], settings.kind)
-    remove_unfinished(*{(out / figure).parent for figure in figures.values()})
+    figures = figures_of(samples, settings.kind)
+    remove_unfinished(out, *{(out / figure).parent for figure in figures.values()})
     provenance = CaptionProvenance(captioner.reference, captioner, settings, captioner_flags(architecture, vocabulary))
     call = provenance.call(picture_choice(pictures.path, limit, settings.seed))
-    claim = claim_folder(out, call, (*figures.values(), _TABLE), replace=replace_others)
+    is_stream = count_at_hand(samples) is None
+    claim = claim_folder(out, call, (*figures.values(), _TABLE), replace=replace_others, is_stream=is_stream)
     writer = CaptionWriter(provenance, pictures.path, out, figures, out / _TABLE, claim=claim)
     writer.caption(samples, batch_size, progress)
     result = writer.finish()
@@ -483,22 +487,27 @@ class CaptionWriter:
         self._partial = beside(table, ".partial")
         self._partial.write_bytes(CAPTION_HEADER)
 
-    def caption(self, samples: Sequence[Sample], batch_size: int, progress: Progress = no_progress) -> None:
+    def caption(self, samples: Iterable[Sample], batch_size: int, progress: Progress = no_progress) -> None:
         """Caption pictures; see :func:`vitrine.caption.inference.caption_batches`."""
         for batch in caption_batches(
             self.captioner, samples, self.settings.decode, batch_size=batch_size, progress=progress
         ):
-            self.unreadable += batch.unreadable
-            if batch.pictures:
-                self.claim.take()
-            with writing(self.table, self._partial), self._partial.open("ab") as rows:
-                for picture in batch.pictures:
-                    try:
-                        row = self._draw(picture)
-                    except OSError as error:
-                        self.unwritten.append(unwritten_picture(picture.sample.name, error))
-                    else:
-                        rows.write(row)
+            self._write(batch)
+            del batch  # its photographs need not wait for the next ones
+
+    def _write(self, batch: BatchCaptions) -> None:
+        self.unreadable += batch.unreadable
+        if batch.pictures:
+            self.claim.take()
+            self.claim.add([self.figures[picture.sample.name] for picture in batch.pictures])
+        with writing(self.table, self._partial), self._partial.open("ab") as rows:
+            for picture in batch.pictures:
+                try:
+                    row = self._draw(picture)
+                except OSError as error:
+                    self.unwritten.append(unwritten_picture(picture.sample.name, error))
+                else:
+                    rows.write(row)
 
     def _draw(self, picture: CaptionedPicture) -> bytes:
         """Write one figure; the row of its picture."""
@@ -535,6 +544,7 @@ class CaptionWriter:
         if not self.records:
             raise none_drawn(self.unreadable, self.unwritten)
         self.finish_table()
+        self.claim.finish()
         return CaptionResult(
             self.out,
             tuple(self.records),

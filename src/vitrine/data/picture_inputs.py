@@ -8,9 +8,10 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
+from itertools import count, islice
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -18,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from vitrine.data.decode import BytesPicture, FilePicture, ImagePicture
 from vitrine.data.image_folder import require_pictures
-from vitrine.data.samples import Sample, printable
+from vitrine.data.samples import Sample, printable, random_positions, random_subset
 from vitrine.errors import DataError
 from vitrine.results import count_of
 
@@ -85,17 +87,34 @@ class PictureInput:
         is_one: whether one picture was given by itself.
         path: the file or folder that was given; None of pictures in memory and of lists.
         notes: sentences on what was left aside.
+        at: samples of some places, ascending, of pictures that come one by one and have a number; None of others.
+        length: how many of those there are; 0 of others.
     """
 
     samples: Sequence[Sample] | Iterator[Sample]
     is_one: bool = False
     path: Path | None = None
     notes: tuple[str, ...] = ()
+    at: Callable[[Sequence[int]], Iterator[Sample]] | None = None
+    length: int = 0
 
     @property
     def count(self) -> int:
         """How many there are; 0 where that is not known."""
         return len(self.samples) if isinstance(self.samples, Sequence) else 0
+
+    def choose(self, limit: int | None, seed: int) -> Sequence[Sample] | Iterator[Sample]:
+        """``limit`` pictures, drawn at random with ``seed`` where their number is known, else the first; None is all.
+
+        Those that come one by one are not held: no more is read of them than is chosen.
+        """
+        if limit is None:
+            return self.samples
+        if isinstance(self.samples, Sequence):
+            return random_subset(self.samples, limit, seed)
+        if self.at is not None:
+            return self.at(random_positions(self.length, limit, seed))
+        return islice(self.samples, limit)
 
 
 def picture_input(pictures: Any, normalised: Normalisation | None = None) -> PictureInput:
@@ -123,7 +142,15 @@ def picture_input(pictures: Any, normalised: Normalisation | None = None) -> Pic
         return PictureInput(tuple(_Namer(normalised).samples(pictures)))
     if isinstance(pictures, Mapping) or not _is_iterable(pictures):
         raise _unknown(pictures)
-    return PictureInput(_Namer(normalised).samples(_rows(pictures)))
+    samples = _Namer(normalised).samples(_rows(pictures))
+    if _has_places(pictures):
+        return PictureInput(samples, at=partial(_samples_at, pictures, normalised), length=len(pictures))
+    return PictureInput(samples)
+
+
+def count_at_hand(samples: Iterable[Sample]) -> int | None:
+    """How many there are; None where they come one by one."""
+    return len(samples) if isinstance(samples, Sequence) else None
 
 
 def path_in(images: Path | None, sample: Sample, is_folder: bool) -> Path | None:
@@ -160,6 +187,22 @@ def _is_iterable(pictures: Any) -> bool:
     return hasattr(pictures, "__iter__") or (hasattr(pictures, "__getitem__") and hasattr(pictures, "__len__"))
 
 
+def _has_places(pictures: Any) -> bool:
+    """Whether rows can be read by their number without reading those before: a ``datasets`` split, torch's Dataset."""
+    is_datasets_split = hasattr(pictures, "column_names") and hasattr(pictures, "select")
+    is_torch_dataset = isinstance(pictures, Dataset) and not hasattr(pictures, "__iter__")
+    return (is_datasets_split or is_torch_dataset) and hasattr(pictures, "__len__")
+
+
+def _samples_at(pictures: Any, normalised: Normalisation | None, places: Sequence[int]) -> Iterator[Sample]:
+    namer = _Namer(normalised)
+    for place in places:
+        part = _picture_of_row(pictures[place])
+        is_batch = isinstance(part, np.ndarray | torch.Tensor) and part.ndim == 4
+        for picture in part if is_batch else (part,):
+            yield namer.sample(picture, place)
+
+
 def _rows(pictures: Any) -> Iterator[Any]:
     """The items of anything that can be iterated or indexed, such as torch's Dataset."""
     if hasattr(pictures, "__iter__"):
@@ -184,9 +227,9 @@ class _Namer:
             is_batch = isinstance(part, np.ndarray | torch.Tensor) and part.ndim == 4
             yield from map(self.sample, part if is_batch else (part,))
 
-    def sample(self, picture: Any) -> Sample:
-        """One picture with its name: the file's, or its number from 0."""
-        number = next(self._numbers)
+    def sample(self, picture: Any, place: int | None = None) -> Sample:
+        """One picture with its name: the file's, or its number from 0: ``place`` where that is known."""
+        number = next(self._numbers) if place is None else place
         if isinstance(picture, str | os.PathLike):
             path = _local_path(picture)
             if path.is_dir():

@@ -62,10 +62,15 @@ class Sample:
 
 def random_subset(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
     """``limit`` samples drawn at random with ``seed``, in their own order; all of them where there are no more."""
-    if limit is None or len(samples) <= limit:
-        return tuple(samples)
-    positions = np.sort(np.random.default_rng(seed).permutation(len(samples))[:limit])
-    return tuple(samples[int(index)] for index in positions)
+    return tuple(samples[index] for index in random_positions(len(samples), limit, seed))
+
+
+def random_positions(count: int, limit: int | None, seed: int) -> Sequence[int]:
+    """``limit`` of the numbers below ``count`` drawn at random with ``seed``, ascending; all where there are no more."""
+    if limit is None or count <= limit:
+        return range(count)
+    positions: list[int] = np.sort(np.random.default_rng(seed).permutation(count)[:limit]).tolist()
+    return positions
 
 
 class Split(Sequence[Sample]):

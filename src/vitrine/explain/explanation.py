@@ -25,8 +25,8 @@ from vitrine.classify.inference import prepared_batches
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.classify.picture_prediction import PicturePrediction
 from vitrine.classify.predictions_csv import choose_threshold
-from vitrine.data.picture_inputs import PictureInput, path_in
-from vitrine.data.samples import Sample, random_subset
+from vitrine.data.picture_inputs import PictureInput, count_at_hand, path_in
+from vitrine.data.samples import Sample
 from vitrine.display import notebook_html
 from vitrine.errors import UsageError
 from vitrine.explain.explainer import ExplainedPicture, Explainer
@@ -257,9 +257,7 @@ def explain_in_memory(
     """
     if settings.matrix or settings.each_head:
         raise UsageError("Heads one by one and whole attention are drawn into a folder: give out, or leave them out.")
-    samples = pictures.samples
-    if limit is not None:
-        samples = random_subset(tuple(samples), limit, settings.seed)
+    samples = pictures.choose(limit, settings.seed)
     classifier = open_classifier(model, precision, architecture, names=names)
     explainer = Explainer(classifier, settings.method, settings.target)
     provenance = MapProvenance(classifier.reference, classifier, settings, architecture, names)
@@ -268,7 +266,7 @@ def explain_in_memory(
     for some, others in explain_pictures(explainer, samples, provenance, pictures.path, batch_size):
         explanations += some
         unreadable += others
-        progress(len(explanations) + len(unreadable), len(samples) if isinstance(samples, Sequence) else 0)
+        progress(len(explanations) + len(unreadable), count_at_hand(samples) or 0)
     if not explanations:
         raise none_readable(unreadable)
     notes, words = (*classifier.notes, *pictures.notes), settings.method.describe(classifier.module)

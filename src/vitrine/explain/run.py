@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path, PurePosixPath
@@ -24,8 +24,8 @@ from vitrine.attribution.methods import Method
 from vitrine.attribution.patch_hiding import HidingTest
 from vitrine.attribution.placement import Placement
 from vitrine.classify.model import Classifier, open_classifier
-from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
-from vitrine.data.samples import Sample, random_subset
+from vitrine.data.picture_inputs import PictureInput, count_at_hand, path_in, picture_input
+from vitrine.data.samples import Sample
 from vitrine.display import ResultSequence
 from vitrine.errors import UsageError
 from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explainer
@@ -40,7 +40,7 @@ from vitrine.io.untrusted_files import MAX_TEXT_BYTES, read_file
 from vitrine.models.precision import autocast
 from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.own_axes import overlays_figure
-from vitrine.plotting.provenance import Provenance, figure_names
+from vitrine.plotting.provenance import Provenance, figures_of
 from vitrine.plotting.style import figure_bytes, save, shorten
 from vitrine.results import Progress, Unreadable, count_of, no_progress, none_drawn, unreadable_to_json
 
@@ -331,19 +331,20 @@ def explain(
     """Draw a map for every picture, as pictures come: what was drawn before an interruption stays.
 
     All figures of a call share one scale, found on the first ``batch_size`` pictures. The folder belongs to the call:
-    see :func:`vitrine.io.figure_folder.claim_folder`.
+    see :func:`vitrine.io.figure_folder.claim_folder`. Of pictures that come one by one two batches are held at most.
 
     Args:
         model: a model reference with a head of its own, or an open classifier.
         images: a folder, searched with its sub-folders, or one picture; or pictures that were given in Python.
         out: the folder of figures; a picture's sub-folder and stem are kept.
         settings: what is made.
-        limit: pictures at most; with more, a choice drawn with the settings' seed. None takes all.
+        limit: pictures at most; with more, a choice drawn with the settings' seed (of pictures whose number is not
+            known, the first). None takes all.
         batch_size: pictures at a time.
         precision: auto, fp32 or bf16.
         architecture: the timm name of the model where ``model`` is a weights file.
         names: a file with names for the model's classes, where they are bare numbers.
-        progress: called with pictures done, of how many.
+        progress: called with pictures done, of how many; 0 where that is not known.
         replace_others: remove the figures of another call from ``out``, instead of refusing to draw beside them.
 
     Raises:
@@ -352,18 +353,21 @@ def explain(
         RunError: ``out`` has figures of another call.
     """
     pictures = images if isinstance(images, PictureInput) else picture_input(images)
-    samples = random_subset(tuple(pictures.samples), limit, settings.seed)
+    samples = pictures.choose(limit, settings.seed)
+    count = count_at_hand(samples)
     classifier = open_classifier(model, precision, architecture, names=names)
     explainer = Explainer(classifier, settings.method, settings.target)
-    figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
-    remove_unfinished(*{(out / figure).parent for figure in figures.values()})
+    figures = figures_of(samples, settings.kind, SHEETS)
+    remove_unfinished(out, *{(out / figure).parent for figure in figures.values()})
     provenance = MapProvenance(classifier.reference, classifier, settings, architecture, names)
-    which = picture_choice(pictures.path, limit, settings.seed)
-    claim = claim_folder(out, provenance.call(which), written_files(figures, settings), replace=replace_others)
+    call = provenance.call(picture_choice(pictures.path, limit, settings.seed))
+    files = written_files(figures, settings)
+    claim = claim_folder(out, call, files, replace=replace_others, is_stream=count is None)
     writer = MapWriter(provenance, pictures.path, out, figures, claim=claim)
     for batch in explainer.run(samples, batch_size, check=settings.check, seed=settings.seed):
         writer.write(batch)
-        progress(writer.done, len(samples))
+        progress(writer.done, count or 0)
+        del batch  # its pictures need not wait for the next one
     result = writer.finish()
     return replace(result, notes=(*result.notes, *pictures.notes))
 
@@ -373,13 +377,22 @@ def written_files(figures: Mapping[str, str], settings: ExplainSettings) -> tupl
 
     ``figures``: by the picture's name; a picture alone has no sheet.
     """
+    count = ceil(len(figures) / A_SHEET) if len(figures) > 1 else 0
+    sheets = [_sheet_file(number, settings) for number in range(1, count + 1)]
+    return (*_picture_files(figures.values(), settings), *sheets, _TABLE)
+
+
+def _picture_files(figures: Iterable[str], settings: ExplainSettings) -> tuple[str, ...]:
+    """Figures and those beside them."""
     suffixes = [suffix for suffix, is_on in (("heads", settings.each_head), ("matrix", settings.matrix)) if is_on]
-    paths = [Path(name) for name in figures.values()]
-    sheet = Path(f"{SHEETS[0]}.{settings.kind}")
-    count = ceil(len(paths) / A_SHEET) if len(paths) > 1 else 0
-    sheets = [sheet if number == 1 else sheet_path(sheet, number) for number in range(1, count + 1)]
+    paths = [Path(name) for name in figures]
     others = [_beside(path, suffix) for path in paths for suffix in suffixes]
-    return tuple(path.as_posix() for path in (*paths, *others, *sheets, Path(_TABLE)))
+    return tuple(path.as_posix() for path in (*paths, *others))
+
+
+def _sheet_file(number: int, settings: ExplainSettings) -> str:
+    sheet = Path(f"{SHEETS[0]}.{settings.kind}")
+    return (sheet if number == 1 else sheet_path(sheet, number)).as_posix()
 
 
 def _beside(figure: Path, suffix: str) -> Path:
@@ -492,7 +505,7 @@ class MapWriter:
         self.provenance, self.images, self.out, self.figures = provenance, images, out, figures
         self.classifier, self.settings = provenance.classifier, provenance.settings
         self.is_folder = images is not None and images.is_dir() if is_folder is None else is_folder
-        self.draw_sheets = draw_sheets and len(figures) > 1
+        self.draw_sheets = draw_sheets
         self.claim = claim or FolderClaim(out)
         self.records: list[MapRecord] = []
         self.unreadable: list[Unreadable] = []
@@ -515,6 +528,7 @@ class MapWriter:
             maps = [item.display_RC for item in batch.pictures]
             self._scale = choose_scale(maps, batch.pictures[0].unit, self.settings)
         self.claim.take()
+        self.claim.add(_picture_files([self.figures[item.sample.name] for item in batch.pictures], self.settings))
         heads_BHRC, matrices_BHNN = self._head_maps(batch), self._matrices(batch)
         for b, item in enumerate(batch.pictures):
             true, settings = self._true_label(item.sample), self.settings
@@ -530,7 +544,7 @@ class MapWriter:
             if self.draw_sheets:
                 self._sheet.append(picture.with_smaller_photo(_SHEET_PHOTO))
             if len(self._sheet) == A_SHEET:
-                self._write_sheet()
+                self._write_sheet(is_last=False)
 
     def _draw(
         self, item: ExplainedPicture, picture: MapPicture, heads_HRC: Floats | None, matrices_HNN: Floats | None
@@ -551,9 +565,10 @@ class MapWriter:
         """
         if not self.records:
             raise none_drawn(self.unreadable, self.unwritten)
-        if self._sheet:
-            self._write_sheet()
+        if self._sheet and len(self.figures) > 1:
+            self._write_sheet(is_last=True)
         table = self._write_table()
+        self.claim.finish()
         return ExplainResult(
             self.out,
             tuple(self.records),
@@ -669,8 +684,13 @@ class MapWriter:
     def _save_beside(self, figure: Figure, path: Path, suffix: str, provenance: Provenance) -> None:
         save(figure, _beside(path, suffix), replace(provenance, figure=suffix).to_metadata())
 
-    def _write_sheet(self) -> None:
+    def _write_sheet(self, *, is_last: bool) -> None:
         assert self._scale is not None
+        number, count = len(self._sheets) + 1, len(self.figures)
+        of = ceil(count / A_SHEET)
+        if self.claim.is_stream:  # how many come after it is not known
+            of, count = (1 if is_last and number == 1 else 0), len(self._sheet)
+        self.claim.add([_sheet_file(number, self.settings)])
         images = str(self.images or count_of(len(self.figures), "picture"))
         provenance = self.provenance.of(
             images, str(self.out), self._scale_end, target=self.settings.target, is_file=self.images is not None
@@ -681,8 +701,8 @@ class MapWriter:
                 self._scale,
                 self.out / f"contact-sheet.{self.settings.kind}",
                 replace(provenance, figure="contact sheet").to_metadata(),
-                place=(len(self._sheets) + 1, ceil(len(self.figures) / A_SHEET)),
-                title=count_of(len(self.figures), "picture"),
+                place=(number, of),
+                title=count_of(count, "picture"),
                 detail=self._sheet_detail,
             )
         )

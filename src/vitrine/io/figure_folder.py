@@ -3,9 +3,10 @@ another call stays beside it unsaid."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,10 +14,13 @@ from typing import TypedDict
 
 from vitrine.errors import RunError
 from vitrine.io.files import to_json, write_atomically
-from vitrine.io.untrusted_files import read_json
+from vitrine.io.untrusted_files import MAX_TEXT_BYTES, read_file, read_json
 from vitrine.results import count_of
 
 MANIFEST = ".vitrine-figures.json"
+
+TAIL = ".vitrine-figures.partial"
+"""Beside it while figures come one by one: a line a file, as a JSON string."""
 
 _ENDINGS = (".png", ".svg", ".csv")
 
@@ -60,13 +64,29 @@ class _Manifest:
     pictures: list[str] | None
     files: list[str]
 
+    @classmethod
+    def of(cls, call: FigureCall, files: Sequence[str]) -> _Manifest:
+        return cls(call.verb, list(call.options), None if call.pictures is None else list(call.pictures), list(files))
+
     def call(self) -> FigureCall:
         return FigureCall(self.verb, tuple(self.options), None if self.pictures is None else tuple(self.pictures))
 
 
 @dataclass
+class _Stream:
+    """Files that come one by one: those listed so far, and those that the same call wrote before."""
+
+    call: FigureCall
+    files: list[str]
+    before: frozenset[str]
+
+
+@dataclass
 class FolderClaim:
     """A folder that a call is about to write to; see :func:`claim_folder`.
+
+    What is written is known beforehand, or comes one by one: then :meth:`add` lists it, and :meth:`finish` removes what
+    the same call wrote before and no longer has.
 
     Attributes:
         folder: it.
@@ -81,20 +101,49 @@ class FolderClaim:
     _new: _Manifest | None = None
     _stale: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    _stream: _Stream | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether what is written comes one by one."""
+        return self._stream is not None
 
     def take(self) -> None:
         """Remove what belongs to no call any more, and list what this one writes; once, before the first figure."""
         if self._new is None:
             return
-        count = sum(_remove(self.folder, name) for name in self._stale)
-        if count:
-            self.notes.append(f"{count_of(count, 'file')} of the call before this one were removed from {self.folder}.")
+        self._remove_all(self._stale)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / MANIFEST, to_json(vars(self._new)))
+        (self.folder / TAIL).unlink(missing_ok=True)
         self._new = None
 
+    def add(self, files: Sequence[str]) -> None:
+        """List files that are about to be written, where they come one by one; else they are listed already."""
+        if self._stream is None:
+            return
+        self._stream.files += files
+        with (self.folder / TAIL).open("a", encoding="utf-8") as lines:
+            lines.writelines(f"{json.dumps(name)}\n" for name in files)
 
-def claim_folder(out: Path, call: FigureCall, files: Sequence[str], *, replace: bool = False) -> FolderClaim:
+    def finish(self) -> None:
+        """Remove what the same call wrote before and did not write now, where files came one by one."""
+        if self._stream is None:
+            return
+        before, call, files = self._stream.before, self._stream.call, list(dict.fromkeys(self._stream.files))
+        self._remove_all(before - set(files))
+        write_atomically(self.folder / MANIFEST, to_json(vars(_Manifest.of(call, files))))
+        (self.folder / TAIL).unlink(missing_ok=True)
+
+    def _remove_all(self, names: Iterable[str]) -> None:
+        count = sum(_remove(self.folder, name) for name in names)
+        if count:
+            self.notes.append(f"{count_of(count, 'file')} of the call before this one were removed from {self.folder}.")
+
+
+def claim_folder(
+    out: Path, call: FigureCall, files: Sequence[str], *, replace: bool = False, is_stream: bool = False
+) -> FolderClaim:
     """Look at a folder of figures before a call writes to it.
 
     The same call finds its own files and writes them anew; those of pictures that it has no longer are removed. A
@@ -105,6 +154,7 @@ def claim_folder(out: Path, call: FigureCall, files: Sequence[str], *, replace: 
         call: what is drawn.
         files: what it writes, from ``out`` on.
         replace: remove the files of another call instead of refusing.
+        is_stream: more files come, which nobody knows yet; see :meth:`FolderClaim.add`.
 
     Raises:
         RunError: the folder has figures of another call.
@@ -112,7 +162,9 @@ def claim_folder(out: Path, call: FigureCall, files: Sequence[str], *, replace: 
     old = _read(out)
     if call.pictures is None and old is None and _lies_in_folder_of(call, out, files):
         return FolderClaim(out, redraws=True)
-    new = _Manifest(call.verb, list(call.options), None if call.pictures is None else list(call.pictures), list(files))
+    new = _Manifest.of(call, files)
+    if is_stream:
+        return _claim_for_stream(out, call, files, old, replace)
     if old is None:
         return FolderClaim(out, _new=new)
     is_same = (old.verb, old.options) == (new.verb, new.options)
@@ -121,12 +173,31 @@ def claim_folder(out: Path, call: FigureCall, files: Sequence[str], *, replace: 
         redraws = new.files == old.files
         return FolderClaim(out, redraws, not redraws, None if redraws else new)
     if not replace and not (is_same and old.pictures == new.pictures):
-        raise RunError(
-            f"{out} has {count_of(len(old.files), 'file')} of another call: {old.call().text()}\n"
-            "Give another -o, or --replace to remove them first."
-        )
+        raise _of_another_call(out, old)
     new_names = set(files)
     return FolderClaim(out, _new=new, _stale=tuple(name for name in old.files if name not in new_names))
+
+
+def _claim_for_stream(
+    out: Path, call: FigureCall, files: Sequence[str], old: _Manifest | None, replace: bool
+) -> FolderClaim:
+    """What the same call wrote before stays listed until it ends; what another one wrote goes before it begins."""
+    is_same = old is not None and old.call() == call
+    if old is not None and not is_same and not replace:
+        raise _of_another_call(out, old)
+    before = tuple(old.files) if old is not None else ()
+    kept = before if is_same else ()
+    new = _Manifest.of(call, tuple(dict.fromkeys([*kept, *files])))
+    return FolderClaim(
+        out, _new=new, _stale=() if is_same else before, _stream=_Stream(call, list(files), frozenset(kept))
+    )
+
+
+def _of_another_call(out: Path, old: _Manifest) -> RunError:
+    return RunError(
+        f"{out} has {count_of(len(old.files), 'file')} of another call: {old.call().text()}\n"
+        "Give another -o, or --replace to remove them first."
+    )
 
 
 def _lies_in_folder_of(call: FigureCall, out: Path, files: Sequence[str]) -> bool:
@@ -155,8 +226,20 @@ def _read(folder: Path) -> _Manifest | None:
     """The manifest of a folder; None without one that can be read."""
     with suppress(OSError, ValueError):
         content = read_json(folder / MANIFEST, _Content)
-        return _Manifest(content["verb"], content["options"], content["pictures"], content["files"])
+        files = list(dict.fromkeys([*content["files"], *_read_tail(folder)]))
+        return _Manifest(content["verb"], content["options"], content["pictures"], files)
     return None
+
+
+def _read_tail(folder: Path) -> Iterator[str]:
+    """What a call that was interrupted listed since it began; a line that was not finished lists nothing."""
+    tail = folder / TAIL
+    lines = read_file(tail, MAX_TEXT_BYTES).splitlines() if tail.is_file() else []
+    for line in lines:
+        with suppress(ValueError):
+            name = json.loads(line)
+            if isinstance(name, str):
+                yield name
 
 
 def _remove(folder: Path, name: str) -> bool:

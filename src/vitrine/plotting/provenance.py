@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -247,14 +247,35 @@ def figure_names(pictures: Sequence[str], kind: str, reserved_stems: Sequence[st
         kind: the figures' ending, without the dot.
         reserved_stems: stems that other files need.
     """
-    used = set(reserved_stems)
-    names = {}
-    for name in pictures:
+    names = FigureNames(kind, reserved_stems)
+    return {name: names[name] for name in pictures}
+
+
+def figures_of(samples: Iterable[Any], kind: str, reserved_stems: Sequence[str] = ()) -> Mapping[str, str]:
+    """As :func:`figure_names`, of samples; of those that come one by one, a figure's path when it is asked for."""
+    if isinstance(samples, Sequence):
+        return figure_names([sample.name for sample in samples], kind, reserved_stems)
+    return FigureNames(kind, reserved_stems)
+
+
+class FigureNames(dict[str, str]):
+    """As :func:`figure_names`, of pictures that come one by one: each has its figure's path when it is first asked for.
+
+    Args:
+        kind: the figures' ending, without the dot.
+        reserved_stems: stems that other files need.
+    """
+
+    def __init__(self, kind: str, reserved_stems: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._kind, self._used = kind, set(reserved_stems)
+
+    def __missing__(self, name: str) -> str:
         stem = name.rpartition(".")[0] or name
-        figure_stem = stem if stem not in used else name
-        used.add(figure_stem)
-        names[name] = fit_path(figure_stem, f".{kind}")
-    return names
+        figure_stem = stem if stem not in self._used else name
+        self._used.add(figure_stem)
+        self[name] = fit_path(figure_stem, f".{self._kind}")
+        return self[name]
 
 
 def plain_stem(name: str) -> str:

@@ -109,7 +109,7 @@ def save_contact_sheet(
         scale: of all of them.
         path: of the first sheet.
         metadata: see :func:`vitrine.plotting.style.save`.
-        place: the sheet's number from 1, and how many there will be.
+        place: the sheet's number from 1, and how many there will be; 0 where that is not known.
         title: see :func:`contact_sheet`.
         detail: likewise.
         maps_each: likewise.
@@ -119,7 +119,7 @@ def save_contact_sheet(
         What was written.
     """
     number, count = place
-    where = f"sheet {number} of {count}" if count > 1 else ""
+    where = "" if count == 1 else f"sheet {number} of {count}" if count else f"sheet {number}"
     detail = " · ".join(filter(None, (detail, where)))
     figure = contact_sheet(sheet, scale, title=title, detail=detail, maps_each=maps_each, all_maps=all_maps)
     target = path if number == 1 else sheet_path(path, number)
