@@ -66,7 +66,7 @@ def random_subset(samples: Sequence[Sample], limit: int | None, seed: int) -> tu
 
 
 def random_positions(count: int, limit: int | None, seed: int) -> Sequence[int]:
-    """``limit`` of the numbers below ``count`` drawn at random with ``seed``, ascending; all where there are no more."""
+    """``limit`` of the numbers below ``count`` drawn at random with ``seed``, ascending; all if there are no more."""
     if limit is None or count <= limit:
         return range(count)
     positions: list[int] = np.sort(np.random.default_rng(seed).permutation(count)[:limit]).tolist()
