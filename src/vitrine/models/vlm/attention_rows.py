@@ -1,8 +1,9 @@
-"""Rows of attention formed beside the fused kernels: that of the newest position alone, in every layer.
+"""Rows of attention formed beside the fused kernels: that of the newest position, or of a few, in every layer.
 
 Attention functions are what transformers lets a model be given by name. The one here computes the same output as the
 library's fused one, and, while a :class:`RowRecorder` is at work, the last query's row of the attention matrix too: one
-row in place of a whole matrix, so that neither its time nor its memory grows with the square of the prompt.
+row in place of a whole matrix, so that neither its time nor its memory grows with the square of the prompt. Of a single
+query, as in every step of an answer, the row is all there is, and the output is computed from it.
 
 Letters: B rows of a batch, H heads, G heads of keys and values, Q queries, K keys, E channels of one head.
 """
@@ -13,50 +14,114 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+AnyRecorder = TypeVar("AnyRecorder", bound="Recorder")
 
 NAME = "vitrine_rows"
 """The name under which transformers knows the attention function."""
 
 
-@dataclass
-class RowRecorder:
-    """The last query's attention in each layer of the calls that are made while it is at work.
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What one layer's attention is computed from.
 
     Attributes:
-        rows_by_layer: float32 (B, H, K) over the layer's keys, each row with the sum 1, by the layer's number. A layer
-            with a sliding window may have fewer keys than there are positions: its keys are the newest ones.
+        query_BHQE, key_BGKE, value_BGKE: the queries are of the newest positions; H / G heads share keys and values.
+        mask: as :func:`attention_weights` takes it; None: a query sees the keys up to its own position.
+        scale: of the products.
+        softcap: of the scores; None leaves them.
     """
 
+    query_BHQE: Tensor
+    key_BGKE: Tensor
+    value_BGKE: Tensor
+    mask: Tensor | None
+    scale: float
+    softcap: float | None
+
+    def weights(self, queries_Q: Tensor | None = None) -> Tensor:
+        """Attention probabilities, float32 (B, H, Q, K), of all queries or of those with these numbers."""
+        query_BHQE, mask = self.query_BHQE, self.mask
+        if mask is None and query_BHQE.shape[2] > 1:
+            mask = causal_mask(query_BHQE.shape[2], self.key_BGKE.shape[2], query_BHQE.device)
+        if queries_Q is not None:
+            query_BHQE = query_BHQE[:, :, queries_Q]
+            mask = mask[:, :, queries_Q] if mask is not None and mask.shape[2] > 1 else mask
+        return attention_weights(query_BHQE, self.key_BGKE, mask, self.scale, self.softcap)
+
+    def output(self, weights_BHQK: Tensor) -> Tensor:
+        """The values summed up by these weights, as the library wants them: (B, Q, H, E)."""
+        batch, heads, queries, keys = weights_BHQK.shape
+        groups = self.value_BGKE.shape[1]
+        weights_BGXK = weights_BHQK.to(self.value_BGKE.dtype).reshape(batch, groups, heads // groups * queries, keys)
+        return (weights_BGXK @ self.value_BGKE).reshape(batch, heads, queries, -1).transpose(1, 2).contiguous()
+
+
+class Recorder(Protocol):
+    """Notes of the attention of the calls that are made while it is at work."""
+
+    def attend(self, layer: int, call: AttentionCall) -> Tensor | None:
+        """Take note of a layer's call; its output, where that was computed on the way, else None."""
+
+
+@dataclass
+class RowRecorder:
+    """The attention of some queries, the newest alone where no others are named, in each layer.
+
+    Attributes:
+        queries_Q: int64, their numbers among the queries of a call; None is the newest.
+        rows_by_layer: float32 (B, H, Q, K) over the layer's keys, each row with the sum 1, by the layer's number. A
+            layer with a sliding window may have fewer keys than there are positions: its keys are the newest ones.
+    """
+
+    queries_Q: Tensor | None = None
     rows_by_layer: dict[int, Tensor] = field(default_factory=dict)
 
+    def attend(self, layer: int, call: AttentionCall) -> Tensor | None:
+        """Form the rows. One query's row is all that its output needs."""
+        queries = call.query_BHQE.shape[2]
+        newest_Q = torch.tensor([queries - 1], device=call.query_BHQE.device)
+        self.rows_by_layer[layer] = call.weights(newest_Q if self.queries_Q is None else self.queries_Q)
+        return call.output(self.rows_by_layer[layer]) if queries == 1 else None
+
     def attention_to(self, places_BN: Tensor, positions: int) -> Tensor:
-        """The attention to some positions, of all layers: (L, B, H, N).
+        """The attention to some positions, of all layers: (L, B, H, Q, N).
 
         Args:
             places_BN: int64, counted from the first position; below 0 where there is none, which has attention 0.
             positions: how many there are, the newest included.
         """
-        rows = []
-        for _, row_BHK in sorted(self.rows_by_layer.items()):
-            keys, heads = row_BHK.shape[-1], row_BHK.shape[1]
-            at_BN = places_BN - (positions - keys)
-            is_key_BN = (places_BN >= 0) & (at_BN >= 0)
-            at_BHN = at_BN.clamp_min(0)[:, None].expand(-1, heads, -1)
-            rows.append(row_BHK.gather(-1, at_BHN) * is_key_BN[:, None])
-        return torch.stack(rows)
+        return torch.stack(
+            [
+                attention_to_places(rows_BHQK, places_BN, positions)
+                for _, rows_BHQK in sorted(self.rows_by_layer.items())
+            ]
+        )
 
 
-_recorder: ContextVar[RowRecorder | None] = ContextVar("recorder", default=None)
+def attention_to_places(weights_BHQK: Tensor, places_BN: Tensor, positions: int) -> Tensor:
+    """One layer's attention to some positions: (B, H, Q, N); see :meth:`RowRecorder.attention_to`."""
+    at_BN = places_BN - (positions - weights_BHQK.shape[-1])
+    is_key_B11N = ((places_BN >= 0) & (at_BN >= 0))[:, None, None]
+    at_BHQN = at_BN.clamp_min(0)[:, None, None].expand(-1, *weights_BHQK.shape[1:3], -1)
+    return weights_BHQK.gather(-1, at_BHQN) * is_key_B11N
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Which keys each of the newest queries sees, its own the last: bool (1, 1, Q, K)."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
+
+
+_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 
 @contextmanager
-def recording() -> Iterator[RowRecorder]:
-    """Within the block, models whose attention is :data:`NAME` leave their newest position's rows in the recorder."""
-    recorder = RowRecorder()
+def recording(recorder: AnyRecorder) -> Iterator[AnyRecorder]:
+    """Within the block, models whose attention is :data:`NAME` show the recorder every layer's call."""
     token = _recorder.set(recorder)
     try:
         yield recorder
@@ -84,14 +149,13 @@ def use_row_attention(library: Any, model: Any) -> None:
     ) -> Any:
         scale = query_BHQE.shape[-1] ** -0.5 if scaling is None else scaling
         recorder = _recorder.get()
-        if recorder is not None:
-            mask = None if attention_mask is None else attention_mask[:, :, -1:]
-            weights_BH1K = attention_weights(query_BHQE[:, :, -1:], key_BGKE, mask, scale, softcap)
-            recorder.rows_by_layer[module.layer_idx] = weights_BH1K[:, :, 0]
-        if softcap is not None:  # for which there is no fused kernel
-            weights_BHQK = attention_weights(query_BHQE, key_BGKE, attention_mask, scale, softcap).to(value_BGKE.dtype)
-            value_BHKE = value_BGKE.repeat_interleave(query_BHQE.shape[1] // value_BGKE.shape[1], 1)
-            return (weights_BHQK @ value_BHKE).transpose(1, 2).contiguous(), None
+        if recorder is not None or softcap is not None:
+            call = AttentionCall(query_BHQE, key_BGKE, value_BGKE, attention_mask, scale, softcap)
+            output_BQHE = None if recorder is None else recorder.attend(module.layer_idx, call)
+            if output_BQHE is None and softcap is not None:  # for which there is no fused kernel
+                output_BQHE = call.output(call.weights())
+            if output_BQHE is not None:
+                return output_BQHE, None
         return sdpa(module, query_BHQE, key_BGKE, value_BGKE, attention_mask, scaling=scale, **options)
 
     sdpa = library.integrations.sdpa_attention.sdpa_attention_forward
@@ -106,10 +170,9 @@ def attention_weights(
     """Attention probabilities, formed in float32: (B, H, Q, K).
 
     Args:
-        query_BHQE: the queries; they are the newest of the positions.
+        query_BHQE: the queries.
         key_BGKE: the keys; H / G heads in a row share one.
-        mask: bool, True where a query sees a key, or added to the scores; broadcast to (B, H, Q, K). None: a query sees
-            the keys up to its own position.
+        mask: bool, True where a query sees a key, or added to the scores; broadcast to (B, H, Q, K). None: all.
         scale: of the products.
         softcap: scores are brought between minus this and this by a hyperbolic tangent (Gemma 2); None leaves them.
     """
@@ -119,8 +182,6 @@ def attention_weights(
     scores_BHQK = (query_BGXE @ key_BGKE.transpose(-1, -2)).float().reshape(batch, heads, queries, keys) * scale
     if softcap is not None:
         scores_BHQK = softcap * torch.tanh(scores_BHQK / softcap)
-    if mask is None and queries > 1:
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=scores_BHQK.device).tril(keys - queries)
     if mask is not None and mask.dtype == torch.bool:
         scores_BHQK = scores_BHQK.masked_fill(~mask, -torch.inf)
     elif mask is not None:

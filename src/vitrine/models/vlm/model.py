@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from vitrine.errors import ModelError, error_summary
 from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
-from vitrine.models.vlm.attention_rows import recording
+from vitrine.models.vlm.attention_rows import RowRecorder, recording
 from vitrine.models.vlm.families import Family
+from vitrine.models.vlm.gradient_rows import gradient_attention
 from vitrine.models.vlm.layout import TokenLayout, TokenSpread
 from vitrine.results import count_of
 
@@ -48,6 +49,12 @@ class PromptInput:
         """Positions that the prompt takes."""
         return int(self.tensors["input_ids"].shape[1])
 
+    def tensors_of(self, model: Any) -> dict[str, Tensor]:
+        """The arguments, with pixels in the model's own precision."""
+        return {
+            name: value.to(model.dtype) if value.is_floating_point() else value for name, value in self.tensors.items()
+        }
+
     def to(self, device: torch.device) -> PromptInput:
         """The same on another device."""
         tensors = {name: value.to(device) for name, value in self.tensors.items()}
@@ -66,6 +73,7 @@ class Prefill:
         places_N, spread, grid: of the image tokens.
         length: its positions.
         next_position: what the model counts the first word's position as.
+        prompt: what was read.
         neutral_LHN: the same attention after a neutral prompt; None where there was none.
     """
 
@@ -77,6 +85,7 @@ class Prefill:
     grid: tuple[int, int]
     length: int
     next_position: int
+    prompt: PromptInput
     neutral_LHN: Tensor | None = None
 
     def over_cells(self, attention_N: Tensor, padded_grid: tuple[int, int]) -> Tensor:
@@ -172,7 +181,7 @@ class VisionLanguageModel(nn.Module):
 
     def __init__(self, library: Any, model: Any, family: Family, ends: Sequence[int]) -> None:
         super().__init__()
-        self.model, self.family = model, family
+        self.model, self.family = model.requires_grad_(False), family
         self.end, self.ends = ends[0], frozenset(ends)
         self.start = self.pad = self.end
         self.context = int(model.config.get_text_config().max_position_embeddings)
@@ -224,36 +233,56 @@ class VisionLanguageModel(nn.Module):
             raise ValueError("These pictures were encoded without a neutral prompt.")
         return self._cells(encoder_output, neutrals)
 
+    def gradient_attention(self, encoder_output: EncoderOutput, answers: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+        """The gradient-weighted attention of each word of some answers over the cells: (T, L, H, K) of each picture.
+
+        See :func:`vitrine.models.vlm.gradient_rows.gradient_attention`.
+
+        Args:
+            encoder_output: of the pictures.
+            answers: ids, one answer a picture; one without words has no rows.
+        """
+        maps = []
+        for prefill, ids in zip(encoder_output.features.rows, answers, strict=True):
+            layers, heads, tokens = prefill.attention_LHN.shape
+            rows_TLHN = (
+                gradient_attention(
+                    self._library, self.model, self.family, prefill.prompt.tensors_of(self.model), prefill.places_N, ids
+                )
+                if ids
+                else prefill.attention_LHN.new_zeros(0, layers, heads, tokens)
+            )
+            maps.append(prefill.over_cells(rows_TLHN, encoder_output.padded_grid))
+        return tuple(maps)
+
     def _read_both(self, prompt: PromptInput) -> Prefill:
         """Read a prompt, and the neutral one before it where there is one, of which its attention alone is kept."""
         neutral = None if prompt.neutral is None else self._read(prompt.neutral).attention_LHN
         return replace(self._read(prompt), neutral_LHN=neutral)
 
     def _read(self, prompt: PromptInput) -> Prefill:
-        tensors = {
-            name: value.to(self.model.dtype) if value.is_floating_point() else value
-            for name, value in prompt.tensors.items()
-        }
         cache = self._library.DynamicCache(config=self.model.config)
         try:
-            with recording() as recorder:
-                output = self.model(**tensors, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            with recording(RowRecorder()) as recorder:
+                arguments = prompt.tensors_of(self.model)
+                output = self.model(**arguments, past_key_values=cache, use_cache=True, logits_to_keep=1)
         except (ValueError, RuntimeError) as error:  # inputs that do not fit, or no memory for them
             raise ModelError(
                 f"This {self.family.name} cannot read what its processor made of a picture: {error_summary(error)}.\n"
                 "Check that its processor's settings and config.json belong together, and that memory is enough."
             ) from error
-        attention_LBHN = recorder.attention_to(prompt.places_N[None], prompt.length)
+        attention_LBHQN = recorder.attention_to(prompt.places_N[None], prompt.length)
         layout = prompt.layout
         return Prefill(
             tuple((layer.keys, layer.values) for layer in cache.layers),
             output.logits[0, -1].float(),
-            attention_LBHN[:, 0],
+            attention_LBHQN[:, 0, :, -1],
             prompt.places_N,
             layout.spread.to(prompt.places_N.device),
             (layout.rows, layout.columns),
             prompt.length,
             self.family.next_position(self.model, prompt.length),
+            prompt,
         )
 
     def step(self, ids_B: Tensor, encoder_output: EncoderOutput, state: AnswerState | None) -> DecoderOutput:
@@ -277,7 +306,7 @@ class VisionLanguageModel(nn.Module):
             attention = [prefill.attention_LHN for prefill in prefills]
             return DecoderOutput(logits_BV, self._cells(encoder_output, attention), AnswerState.after(prefills))
         cache = self._cache(state)
-        with recording() as recorder:
+        with recording(RowRecorder()) as recorder:
             output = self.model(
                 input_ids=ids_B.to(state.padding_B.device)[:, None],
                 attention_mask=state.mask_BS,
@@ -286,7 +315,7 @@ class VisionLanguageModel(nn.Module):
                 use_cache=True,
             )
         places_BN = _stack_places(prefills, state.padding_B)
-        attention_LBHN = recorder.attention_to(places_BN, state.positions + 1)
+        attention_LBHN = recorder.attention_to(places_BN, state.positions + 1)[:, :, :, -1]
         attention = [attention_LBHN[:, row, :, : len(prefill.places_N)] for row, prefill in enumerate(prefills)]
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         state = AnswerState(layers, state.positions + 1, state.padding_B, state.next_position_B + 1)
