@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -27,8 +27,8 @@ class _Tokens(list[TokenBatch]):
     layer, layout = 1, _Layout()
 
     @property
-    def samples(self) -> list[Any]:
-        return [sample for batch in self for sample in batch.samples]
+    def pictures(self) -> int:
+        return sum(len(batch.tokens_BRCD) for batch in self)
 
 
 def tokens_of(objects: list[tuple[slice, slice]], outlier: tuple[int, int] | None = None) -> PatchTokens:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from vitrine.errors import DataError, error_summary
-from vitrine.features.patch_tokens import PatchTokens, TokenBatch
+from vitrine.features.patch_tokens import PatchTokens, TokenBatch, TokensInMemory
 from vitrine.features.principal_components import (
     PrincipalComponents,
     border_mask,
@@ -31,6 +31,8 @@ from vitrine.io.untrusted_files import read_file
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+
+Tokens = PatchTokens | TokensInMemory
 
 _MAX_FILE_BYTES = 64 << 20
 
@@ -75,7 +77,7 @@ class FeatureFit:
     pictures: int
 
 
-def fit_features(tokens: PatchTokens, *, foreground: bool = False, regions: int = 0, seed: int = 0) -> FeatureFit:
+def fit_features(tokens: Tokens, *, foreground: bool = False, regions: int = 0, seed: int = 0) -> FeatureFit:
     """Fit components, and where asked for the foreground and regions, to all patches that are no outliers.
 
     Args:
@@ -87,7 +89,7 @@ def fit_features(tokens: PatchTokens, *, foreground: bool = False, regions: int 
     Raises:
         DataError: none of the pictures can be read, or all their patches are alike.
     """
-    pictures = sum(len(batch.samples) for batch in tokens)
+    pictures = sum(len(batch.tokens_BRCD) for batch in tokens)
     if not pictures:
         raise DataError("None of the pictures can be read.")
     components = _components(_usual(batch) for batch in tokens)
@@ -113,7 +115,7 @@ def _usual(batch: TokenBatch, rule: Foreground | None = None) -> Floats:
     return tokens_ND if rule is None else tokens_ND[rule.mask(tokens_ND)]
 
 
-def _foreground_rule(tokens: PatchTokens, components: PrincipalComponents) -> Foreground:
+def _foreground_rule(tokens: Tokens, components: PrincipalComponents) -> Foreground:
     """The side of Otsu's threshold that has the smaller share of the patches at the pictures' borders."""
     first = [components.project(batch.tokens_BRCD)[..., 0] for batch in tokens]
     usual = [~batch.outliers_BRC for batch in tokens]
@@ -125,9 +127,9 @@ def _foreground_rule(tokens: PatchTokens, components: PrincipalComponents) -> Fo
     return Foreground(components.with_signs([sign, 1, 1][: len(components.components_KD)]), sign * threshold)
 
 
-def _some(tokens: PatchTokens, seed: int) -> Floats:
+def _some(tokens: Tokens, seed: int) -> Floats:
     """Patches that are no outliers, at most about as many as are fitted, the same share of each batch."""
-    rng, count = np.random.default_rng(seed), len(tokens.samples) * tokens.layout.patches
+    rng, count = np.random.default_rng(seed), tokens.pictures * tokens.layout.patches
     share = min(1.0, FITTED_PATCHES / max(1, count))
     choice = []
     for batch in tokens:

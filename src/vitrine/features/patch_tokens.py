@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from vitrine.attribution.attention import layer_number
-from vitrine.attribution.maps import token_layout
+from vitrine.attribution.maps import TokenLayout, token_layout
 from vitrine.attribution.outlier_tokens import outlier_tokens
 from vitrine.classify.inference import eval_batches
 from vitrine.classify.model import Classifier
 from vitrine.data.loader import normalise
 from vitrine.data.samples import Sample
+from vitrine.errors import ModelError
 from vitrine.io.limits import limit
 from vitrine.models.precision import autocast
 from vitrine.results import Progress, Unreadable, no_progress
@@ -99,6 +100,11 @@ class PatchTokens:
         self.layer = layer_number(self.layer, layout.blocks)
         self.layout = layout
 
+    @property
+    def pictures(self) -> int:
+        """How many there are, readable or not."""
+        return len(self.samples)
+
     def __iter__(self) -> Iterator[TokenBatch]:
         yield from self._cache
         if not self._is_complete or self._done < len(self.samples):
@@ -113,7 +119,12 @@ class PatchTokens:
             if not self._is_complete:
                 self.unreadable += [(self.samples[start + i].name, reason) for i, reason in inputs.unreadable]
                 self.progress(count, len(self.samples))
-            batch = self._batch(inputs.pixels_BCHW, [self.samples[start + i] for i in inputs.indices_B.tolist()])
+            batch = compute_tokens(
+                self.classifier,
+                self.layer,
+                inputs.pixels_BCHW,
+                [self.samples[start + i] for i in inputs.indices_B.tolist()],
+            )
             if not self._is_complete and batch.size <= room:
                 room -= batch.size
                 self._done = count
@@ -123,35 +134,93 @@ class PatchTokens:
             yield batch
         self._is_complete = True
 
-    def _batch(self, bytes_BCHW: torch.Tensor, samples: list[Sample]) -> TokenBatch:
-        layout, spec, device = self.layout, self.classifier.spec, self.classifier.device
-        shape = (len(samples), layout.rows, layout.columns)
-        if not samples:
-            width = int(self.classifier.module.num_features)  # type: ignore[arg-type]
-            empty = np.zeros((*shape, width), np.float32)
-            return TokenBatch((), empty, np.zeros((*shape, 3), np.float32), np.zeros(shape, dtype=bool))
-        pixels_BCHW = normalise(bytes_BCHW.to(device, non_blocking=True), spec.mean, spec.std)
-        raw_BND, tokens_BND = self._tokens(pixels_BCHW)
-        norms_BRC = raw_BND.float().norm(dim=-1).reshape(shape).cpu().numpy()
-        patches_BCRC = nn.functional.adaptive_avg_pool2d(bytes_BCHW.float() / 255, (layout.rows, layout.columns))
-        return TokenBatch(
-            tuple(samples),
-            tokens_BND.float().reshape(*shape, -1).cpu().numpy(),
-            patches_BCRC.permute(0, 2, 3, 1).contiguous().numpy(),
-            outlier_tokens(norms_BRC),
-        )
 
-    def _tokens(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The patch tokens as the block leaves them, and after the last norm: (B, R * C, D) each."""
-        module: Any = self.classifier.module
-        outputs: list[torch.Tensor] = []
-        hook = module.blocks[self.layer].register_forward_hook(lambda _, __, tokens_BND: outputs.append(tokens_BND))
-        norm = last_norm(module)
-        try:
-            with torch.no_grad(), autocast(self.classifier.device, self.classifier.precision):
-                module.forward_features(pixels_BCHW)
-                raw_BND = outputs[-1]
-                normed_BND = raw_BND if norm is None else norm(raw_BND)
-        finally:
-            hook.remove()
-        return raw_BND[:, self.layout.prefix :], normed_BND[:, self.layout.prefix :]
+@dataclass(frozen=True, eq=False)
+class TokensInMemory:
+    """The patch tokens of pictures that are all in memory.
+
+    Attributes:
+        batches: of the pictures.
+        layer: from 0.
+        layout: of the tokens.
+    """
+
+    batches: tuple[TokenBatch, ...]
+    layer: int
+    layout: TokenLayout
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        return iter(self.batches)
+
+    @property
+    def pictures(self) -> int:
+        """How many there are."""
+        return sum(len(batch.tokens_BRCD) for batch in self.batches)
+
+
+def compute_tokens(
+    classifier: Classifier, layer: int, bytes_BCHW: torch.Tensor, samples: Sequence[Sample] = ()
+) -> TokenBatch:
+    """Run a model on pictures and keep their patch tokens.
+
+    Args:
+        classifier: a vision transformer.
+        layer: from 0.
+        bytes_BCHW: uint8, the pictures as the model's input; none is allowed.
+        samples: that they are of.
+    """
+    layout, spec, device = token_layout(classifier.module, *classifier.spec.size), classifier.spec, classifier.device
+    shape = (len(bytes_BCHW), layout.rows, layout.columns)
+    if not len(bytes_BCHW):
+        width = int(classifier.module.num_features)  # type: ignore[arg-type]
+        empty = np.zeros((*shape, width), np.float32)
+        return TokenBatch((), empty, np.zeros((*shape, 3), np.float32), np.zeros(shape, dtype=bool))
+    pixels_BCHW = normalise(bytes_BCHW.to(device, non_blocking=True), spec.mean, spec.std)
+    raw_BND, tokens_BND = _run(classifier, layer, layout, pixels_BCHW)
+    norms_BRC = raw_BND.float().norm(dim=-1).reshape(shape).cpu().numpy()
+    patches_BCRC = nn.functional.adaptive_avg_pool2d(bytes_BCHW.float() / 255, (layout.rows, layout.columns))
+    return TokenBatch(
+        tuple(samples),
+        tokens_BND.float().reshape(*shape, -1).cpu().numpy(),
+        patches_BCRC.permute(0, 2, 3, 1).contiguous().numpy(),
+        outlier_tokens(norms_BRC),
+    )
+
+
+def _run(
+    classifier: Classifier, layer: int, layout: TokenLayout, pixels_BCHW: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The patch tokens as the block leaves them, and after the last norm: (B, R * C, D) each."""
+    module: Any = classifier.module
+    outputs: list[torch.Tensor] = []
+    hook = module.blocks[layer].register_forward_hook(lambda _, __, tokens_BND: outputs.append(tokens_BND))
+    norm = last_norm(module)
+    try:
+        with torch.no_grad(), autocast(classifier.device, classifier.precision):
+            module.forward_features(pixels_BCHW)
+            raw_BND = outputs[-1]
+            normed_BND = raw_BND if norm is None else norm(raw_BND)
+    finally:
+        hook.remove()
+    return raw_BND[:, layout.prefix :], normed_BND[:, layout.prefix :]
+
+
+def describe_tokens(module: nn.Module, layer: int, blocks: int) -> str:
+    """Which tokens they are, in words: of which layer, and whether after the last norm."""
+    after = "as the block leaves them" if last_norm(module) is None else "after the last norm"
+    return f"layer {layer}{', the last,' if layer == blocks - 1 else f' of 0 to {blocks - 1},'} {after}"
+
+
+def require_whole_patches(classifier: Classifier) -> None:
+    """Refuse an input side that is no multiple of the patches: it would lose its last pixels without a word.
+
+    Raises:
+        ModelError: a side is.
+    """
+    patch = classifier.module.patch_embed.patch_size  # type: ignore[union-attr]
+    for side, length in zip(classifier.spec.size, patch, strict=True):  # type: ignore[arg-type]
+        if side % length:
+            near = max(1, round(side / length)) * length
+            raise ModelError(
+                f"An input of {side} pixels is no whole number of patches of {length} pixels.\nFor example {near}."
+            )

@@ -25,7 +25,7 @@ from vitrine.data.masks import Masks, find_masks
 from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample, random_subset
 from vitrine.display import ResultSequence, csv_rows
-from vitrine.errors import DataError, ModelError, PictureError, UsageError
+from vitrine.errors import DataError, PictureError, UsageError
 from vitrine.features.agreement import RegionAgreement, agreement, patch_mask, place_control
 from vitrine.features.figures import (
     PAIRS_OF_A_SHEET,
@@ -36,9 +36,10 @@ from vitrine.features.figures import (
     save_feature_sheet,
 )
 from vitrine.features.fit import FeatureFit, fit_features, read_fit, region_labels, write_fit
-from vitrine.features.patch_tokens import PatchTokens, TokenBatch, last_norm
+from vitrine.features.patch_tokens import PatchTokens, TokenBatch, describe_tokens, require_whole_patches
 from vitrine.features.principal_components import fit_principal_components, to_colours
 from vitrine.features.regions import assign, fit_centres
+from vitrine.features.similarity import cosine_similarity, lowest_colour
 from vitrine.io.files import remove_unfinished, unwritten_picture, write_atomically
 from vitrine.io.output_lock import writes_folder
 from vitrine.io.resumable_csv import csv_row
@@ -56,7 +57,6 @@ CONTROL_PICTURES = 64
 """Pictures at most, the first ones, that an untrained model is run on."""
 
 _PHOTO = 900  # pixels of a photograph's longer side in a figure
-_LOWEST = 0.01  # quantile of similarities where their colours begin
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def features(
     pictures = images if isinstance(images, PictureInput) else picture_input(images)
     samples = random_subset(tuple(pictures.samples), limit, settings.seed)
     classifier = open_classifier(model, precision, architecture, features=True, image_size=settings.image_size)
-    _require_whole_patches(classifier)
+    require_whole_patches(classifier)
     tokens = PatchTokens(classifier, samples, settings.layer, batch_size, progress)
     origin = {
         "model": classifier.reference if classifier.weights is None else classifier.weights.sha256,
@@ -318,17 +318,6 @@ def features(
     )
     write_fit(fit, out / COMPONENTS_FILE, origin)
     return writer.finish(control, region_agreement, (*classifier.notes, *pictures.notes))
-
-
-def _require_whole_patches(classifier: Classifier) -> None:
-    """A side that is no multiple of the patches would lose its last pixels without a word."""
-    patch = classifier.module.patch_embed.patch_size  # type: ignore[union-attr]
-    for side, length in zip(classifier.spec.size, patch, strict=True):  # type: ignore[arg-type]
-        if side % length:
-            near = max(1, round(side / length)) * length
-            raise ModelError(
-                f"An input of {side} pixels is no whole number of patches of {length} pixels.\nFor example {near}."
-            )
 
 
 def _fit(tokens: PatchTokens, settings: FeatureSettings, origin: dict[str, str]) -> FeatureFit:
@@ -430,7 +419,7 @@ class FeatureWriter:
         self.words = self._words()
 
     def _query_token(self) -> tuple[str, Floats | None]:
-        """The picture that the patch of the query is in, and the patch's token, of length 1."""
+        """The picture that the patch of the query is in, and the patch's token."""
         settings = self.settings
         if settings.query is None:
             return "", None
@@ -438,8 +427,7 @@ class FeatureWriter:
         for batch in self.tokens:
             for sample, tokens_RCD in zip(batch.samples, batch.tokens_BRCD, strict=True):
                 if settings.query_picture in (None, sample.name):
-                    token_D = tokens_RCD[settings.query]
-                    return sample.name, token_D / max(float(np.linalg.norm(token_D)), 1e-12)
+                    return sample.name, tokens_RCD[settings.query]
         raise DataError(f"There is no picture {settings.query_picture} here that can be read, to ask in.")
 
     def _words(self) -> FeatureWords:
@@ -450,7 +438,7 @@ class FeatureWriter:
         lowest = 0.0
         if self._query_D is not None:
             similarities = np.concatenate([self._similarity(b.tokens_BRCD).ravel() for b in self.tokens])
-            lowest = round(min(0.9, float(np.quantile(similarities, _LOWEST))), 2)
+            lowest = lowest_colour(similarities)
         query = ""
         if self.settings.query is not None:
             row, column = self.settings.query
@@ -461,17 +449,13 @@ class FeatureWriter:
     @property
     def layer_words(self) -> str:
         """Which tokens they are."""
-        layer, blocks = self.tokens.layer, self.tokens.layout.blocks
-        norm = last_norm(self.tokens.classifier.module)
-        after = "as the block leaves them" if norm is None else "after the last norm"
-        return f"layer {layer}{', the last,' if layer == blocks - 1 else f' of 0 to {blocks - 1},'} {after}"
+        tokens = self.tokens
+        return describe_tokens(tokens.classifier.module, tokens.layer, tokens.layout.blocks)
 
     def _similarity(self, tokens_RCD: Floats) -> Floats:
         """Cosine of each token with the asked one."""
         assert self._query_D is not None
-        lengths = np.linalg.norm(tokens_RCD, axis=-1).clip(min=1e-12)
-        similarity: Floats = ((tokens_RCD @ self._query_D) / lengths).astype(np.float32)
-        return similarity
+        return cosine_similarity(tokens_RCD, self._query_D)
 
     def write(self) -> None:
         """Write every picture's figure, and the sheets.

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrine.errors import VitrineError
 from vitrine.serve.errors import ApiError
-from vitrine.serve.routes import caption, explain, figures, gallery, page
+from vitrine.serve.routes import caption, explain, features, figures, gallery, page
 from vitrine.serve.schema import ERROR_RESPONSES
 from vitrine.serve.security import SecurityMiddleware
 from vitrine.serve.state import AppState
@@ -47,7 +47,7 @@ def make_app(state: AppState) -> ASGIApp:
         responses=ERROR_RESPONSES,
     )
     app.state.app_state = state
-    for routes in (page, explain, caption, figures, gallery):
+    for routes in (page, explain, caption, features, figures, gallery):
         app.include_router(routes.router)
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(VitrineError, _answer_vitrine_error)

@@ -34,6 +34,11 @@ def queue_full_error() -> ApiError:
     return ApiError(503, "The model is busy and its queue is full: ask again in a second.", "busy", retry_after=1)
 
 
+def gone_error() -> ApiError:
+    """A picture that a request names by its sha256 is not kept any more."""
+    return ApiError(404, "This picture is not held any more: send its bytes again.", "gone")
+
+
 def memory_full_error() -> ApiError:
     """Pictures that are arriving take all the memory that there is for them."""
     return ApiError(503, "Too many pictures are arriving at once: send it again in a second.", "busy", retry_after=1)

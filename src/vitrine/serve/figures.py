@@ -25,11 +25,14 @@ from vitrine.errors import ModelError
 from vitrine.explain.figures.map import MapPicture, map_figure, wrong_answer_notes
 from vitrine.explain.figures.positions import position_figure
 from vitrine.explain.run import ExplainSettings, MapProvenance, choose_scale
+from vitrine.features.figures import feature_figure
+from vitrine.features.patch_tokens import TokenBatch
 from vitrine.plotting.confusion import confusion_figure
 from vitrine.plotting.provenance import Provenance
 from vitrine.plotting.style import figure_bytes
 from vitrine.serve.captioner import CaptionerEncoding, Decoding, Layers, ServedCaptioner
 from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier
+from vitrine.serve.features import FeatureEncoding, FeatureView, JointFit, feature_picture, feature_words
 from vitrine.serve.galleries import RecordedValidation
 from vitrine.serve.model import output_folder
 from vitrine.serve.uploads import Upload
@@ -125,6 +128,39 @@ def draw_positions(
     with _DRAW_LOCK:
         figure = position_figure(findings, title, cell=cell)
         return _with_provenance(figure, "positions", classifier, options, positions_command(classifier, cell), kind)
+
+
+def draw_patch_features(
+    classifier: ServedClassifier,
+    view: FeatureView,
+    joint: JointFit,
+    encoding: FeatureEncoding,
+    batch: TokenBatch,
+    upload: Upload,
+    *,
+    patch: tuple[int, int] | None,
+    command: str | None,
+    kind: str,
+) -> bytes:
+    """The figure of ``vitrine features`` of one picture, as PNG or SVG, with what was fitted to all pictures of the
+    view; a patch is compared on the scale that the explorer has for all patches."""
+    photo = BytesPicture(upload.data).decode()
+    picture = feature_picture(encoding, batch, joint.fit, photo, upload.name, patch)
+    words = feature_words(classifier, view, joint, upload.name, patch)
+    options = {"regions": view.regions, "foreground": view.foreground, "pictures": joint.fit.pictures, "patch": patch}
+    provenance = Provenance(
+        figure="patch features",
+        model=classifier.reference,
+        weights_sha256=classifier.weights_sha256 or "none",
+        picture=upload.argument or upload.name,
+        picture_sha256=upload.sha256,
+        layer=str(view.layer),
+        precision=classifier.precision,
+        options=options,
+        command=command,
+    )
+    with _DRAW_LOCK:
+        return figure_bytes(feature_figure(picture, words), kind, provenance.to_metadata())
 
 
 def confusion_command(classifier: ServedClassifier, validation: RecordedValidation) -> str:

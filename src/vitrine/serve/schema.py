@@ -19,15 +19,18 @@ class Payload(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Dtype = Literal["uint8", "float16", "float32"]
+
+
 class Array(Payload):
     """An array of numbers: little-endian, row by row, as base64."""
 
     shape: list[int]
-    dtype: Literal["float16", "float32"]
+    dtype: Dtype
     data: str
 
     @classmethod
-    def of(cls, values: npt.ArrayLike, dtype: Literal["float16", "float32"] = "float32") -> Array:
+    def of(cls, values: npt.ArrayLike, dtype: Dtype = "float32") -> Array:
         """Pack an array of any type."""
         array = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
         return cls(shape=list(array.shape), dtype=dtype, data=base64.b64encode(array.tobytes()).decode("ascii"))
@@ -202,6 +205,50 @@ class Positions(Payload):
     numbers: list[PositionNumber]
     sentences: list[str]
     command: str
+
+
+class FeaturePictureInfo(Payload):
+    """What the patches of one picture are. ``colours`` are the first three components as red, green and blue, 0 to 255;
+    ``regions`` count from 0; ``foreground`` is 1 where a patch is, null where all are coloured; ``outliers`` are
+    patches (row, column) with outlier tokens.
+    """
+
+    picture: str
+    size: list[int]
+    box: list[float]
+    colours: Array
+    regions: Array | None
+    foreground: Array | None
+    outliers: list[list[int]]
+
+
+class FeaturesInfo(Payload):
+    """Patch features that were fitted jointly to the pictures: ``picture`` is the first of ``pictures``, and they stand
+    in the order of the request. ``variance_shares`` are those of the components; the colours of similarities begin at
+    ``lowest``, whichever patch is asked for.
+    """
+
+    picture: str
+    size: list[int]
+    grid: list[int]
+    layer: int
+    described: str
+    variance_shares: list[float]
+    lowest: float
+    region_colours: list[str]
+    pictures: list[FeaturePictureInfo]
+    command: str | None
+
+
+class Similarities(Payload):
+    """The cosine of every patch's token with that of ``patch`` of the picture, -1 to 1: a map for every picture of the
+    request, in its order.
+    """
+
+    picture: str
+    patch: list[int]
+    layer: int
+    maps: list[Array]
 
 
 class Alternative(Payload):
@@ -386,11 +433,43 @@ class CaptionParams(PictureParams):
     stream: Annotated[bool, Field(description="Send words as they are decoded, as server-sent events.")] = False
 
 
+_PATCH = "^-?[0-9]{1,4},-?[0-9]{1,4}$"
+FeatureLayer = Annotated[int, Field(ge=-1000, le=1000, description="Whose tokens: from 0, or -1 for the last.")]
+Foreground = Annotated[bool, Field(description="Fit the components to the foreground alone, and colour nothing else.")]
+Regions = Annotated[int, Field(ge=0, le=10, description="Groups of patches that are alike, 2 or more; 0 for none.")]
+Others = Annotated[
+    str | None,
+    Field(
+        max_length=4000,
+        pattern="^[0-9a-zA-Z/]{1,64}(,[0-9a-zA-Z/]{1,64})*$",
+        description="Other pictures that components and regions are fitted to as well: each the sha256 of one that is "
+        "held, or a sample's id, of another model as MODEL/ID.",
+    ),
+]
+
+
+class FeatureParams(PictureParams):
+    """Which patch features, of which pictures."""
+
+    others: Others = None
+    layer: FeatureLayer = -1
+    foreground: Foreground = False
+    regions: Regions = 0
+
+
+class SimilarityParams(PictureParams):
+    """Which patch all others are compared with."""
+
+    others: Others = None
+    layer: FeatureLayer = -1
+    patch: Annotated[str, Field(pattern=_PATCH, description="Of the picture: r,c from 0; -1 is the last.")]
+
+
 class FigureParams(ViewParams):
     """Which figure, of which view."""
 
     figure: Annotated[
-        Literal["map", "caption", "positions", "confusion"] | None,
+        Literal["map", "caption", "features", "positions", "confusion"] | None,
         Field(description="By default what the model is for."),
     ] = None
     kind: Literal["png", "svg"] = "png"
@@ -402,7 +481,13 @@ class FigureParams(ViewParams):
     reading: Reading = "attention"
     cell: Annotated[
         str | None,
-        Field(pattern="^-?[0-9]{1,4},-?[0-9]{1,4}$", description="Of positions: one patch r,c from 0; -1 is the last."),
+        Field(pattern=_PATCH, description="Of positions: one patch r,c from 0; -1 is the last."),
+    ] = None
+    others: Others = None
+    foreground: Foreground = False
+    regions: Regions = 0
+    patch: Annotated[
+        str | None, Field(pattern=_PATCH, description="Of features: the patch that others are compared with.")
     ] = None
 
 

@@ -15,7 +15,8 @@ from fastapi import Request
 from vitrine.data.samples import Sample
 from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.classifier import ServedClassifier
-from vitrine.serve.errors import ApiError, queue_full_error, timeout_error
+from vitrine.serve.errors import ApiError, gone_error, queue_full_error, timeout_error
+from vitrine.serve.features import JointFit
 from vitrine.serve.galleries import file_of
 from vitrine.serve.lru_cache import ByteLRUCache
 from vitrine.serve.metrics import ServerMetrics
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 _UNNAMED = "picture.jpg"
 _MAX_DECODING = 2  # pictures at a time: one of 50 million pixels takes 150 MB and more
+_MAX_FIT_BYTES = 8 << 20
 _MAX_VIEWING = 2  # views at a time, each on all the cores that torch has
 
 
@@ -71,6 +73,7 @@ class AppState:
         self.encodings: ByteLRUCache[Encoding] = ByteLRUCache(limits.cache_bytes)
         self.thumbnails: ByteLRUCache[Thumbnail] = ByteLRUCache(limits.thumbnail_bytes)
         self.position_findings = PositionFindingsCache()
+        self.joint_fits: ByteLRUCache[JointFit] = ByteLRUCache(_MAX_FIT_BYTES)
         self.worker = ModelWorker(
             limits.queue_capacity, limits.max_batch, limits.batch_seconds, self.metrics.record_batch
         )
@@ -132,16 +135,39 @@ class AppState:
         self._uploads_in_progress += 1
         try:
             if params.sample is not None:
-                sample, true = self._sample(params.model, params.sample)
-                file = file_of(sample.picture)
-                argument = None if file is None else str(file)
-                options = UploadOptions(model.prepare, params.name or sample.name, keep_bytes, true, argument)
-                return await self.run_decoding(lambda: open_sample(sample.picture, options))
+                return await self.read_sample(params.sample, params.model, model, params.name, keep_bytes=keep_bytes)
             name = params.name or _UNNAMED
             options = UploadOptions(model.prepare, name, keep_bytes, argument=name)
             return await self._receive_body(request, options)
         finally:
             self._uploads_in_progress -= 1
+
+    async def read_sample(
+        self,
+        reference: str,
+        model_id: str,
+        model: ServedModel[Any],
+        name: str | None = None,
+        *,
+        keep_bytes: bool = False,
+    ) -> Upload:
+        """Decode a picture that comes with a model, and prepare it for a model.
+
+        Args:
+            reference: the sample's id, of another model than ``model_id`` as MODEL/ID.
+            model_id: whose sample it is.
+            model: that gets the picture.
+            name: what figures call it; None takes the sample's own.
+            keep_bytes: whether to keep the file's bytes in the result.
+
+        Raises:
+            ApiError: there is no such sample, or it cannot be read.
+        """
+        sample, true = self._sample(model_id, reference)
+        file = file_of(sample.picture)
+        argument = None if file is None else str(file)
+        options = UploadOptions(model.prepare, name or sample.name, keep_bytes, true, argument)
+        return await self.run_decoding(lambda: open_sample(sample.picture, options))
 
     async def _receive_body(self, request: Request, options: UploadOptions) -> Upload:
         """Read and decode the picture in a request's body; its bytes count as memory until they are dropped."""
@@ -189,7 +215,7 @@ class AppState:
         if params.picture is not None:
             encoding = self._cached_encoding(model, params.picture)
             if encoding is None or with_photo:
-                raise ApiError(404, "This picture is not held any more: send its bytes again.", "gone")
+                raise gone_error()
             name = params.name or _UNNAMED
             return EncodedPicture(encoding, name, name, None)
         upload = await self.receive_picture(request, params, model, keep_bytes=with_photo)

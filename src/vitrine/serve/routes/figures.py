@@ -10,12 +10,15 @@ from starlette.responses import Response
 from vitrine.caption.decoding import parse_layers
 from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.errors import ApiError
-from vitrine.serve.figures import draw_caption, draw_confusion, draw_map, draw_positions
+from vitrine.serve.features import features_command, parse_feature_view, parse_patch
+from vitrine.serve.figures import draw_caption, draw_confusion, draw_map, draw_patch_features, draw_positions
 from vitrine.serve.routes.caption import parse_decoding
 from vitrine.serve.routes.explain import ensure_map, json_response
+from vitrine.serve.routes.features import ensure_fit, ensure_tokens, find_pictures
 from vitrine.serve.schema import (
     PICTURE_BODY,
     CaptionParams,
+    FeatureParams,
     FigureParams,
     ModelId,
     Positions,
@@ -68,6 +71,7 @@ _OF_EVERY_FIGURE = frozenset({"model", "figure", "kind"})
 _OF_FIGURE = {
     "map": frozenset(ViewParams.model_fields),
     "caption": frozenset(CaptionParams.model_fields) - {"stream"},
+    "features": frozenset(FeatureParams.model_fields) | {"patch"},
     "positions": frozenset({"cell"}),
     "confusion": frozenset[str](),
 }
@@ -96,6 +100,8 @@ async def figure(request: Request, params: Annotated[FigureParams, Query()]) -> 
         content = await _caption_figure(state, request, params)
     elif name == "map":
         content = await _map_figure(state, request, params)
+    elif name == "features":
+        content = await _feature_figure(state, request, params)
     elif name == "confusion":
         content = await _confusion_figure(state, params)
     else:
@@ -126,6 +132,30 @@ async def _caption_figure(state: AppState, request: Request, params: FigureParam
     return await state.run_view(
         lambda: draw_caption(
             captioner, encoding, answer.caption, upload, decoding=decoding, layers=layers, kind=params.kind
+        )
+    )
+
+
+async def _feature_figure(state: AppState, request: Request, params: FigureParams) -> bytes:
+    classifier = state.classifier(params.model)
+    view = parse_feature_view(params, classifier)
+    patch = None if params.patch is None else parse_patch(params.patch, classifier)
+    group = await find_pictures(state, request, params, classifier, with_photo=True)
+    batches = await ensure_tokens(state, request, classifier, group.encodings, view.layer)
+    joint = await ensure_fit(state, classifier, view, group.encodings, batches)
+    upload, command = group.upload, features_command(view, classifier, group.argument, patch)
+    assert upload is not None
+    return await state.run_view(
+        lambda: draw_patch_features(
+            classifier,
+            view,
+            joint,
+            group.encodings[0],
+            batches[0],
+            upload,
+            patch=patch,
+            command=command,
+            kind=params.kind,
         )
     )
 
