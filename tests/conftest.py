@@ -32,6 +32,12 @@ _LONG = (
     "explain/test_run.py",
     "caption/test_run.py",
     "benchmarks/test_suite.py",
+    "test_examples.py",
+    "train/test_multi_label.py",
+    "compare/test_claims.py",
+    "train/test_feature_cache.py",
+    "test_reproduce.py",
+    "test_readme.py",
 )
 
 
@@ -68,7 +74,7 @@ def warm_python(pytestconfig: pytest.Config) -> str:
 
 
 # Their tests look at what training leaves in a run folder.
-_WITH_CARD_FIGURES = ("runs/test_model_card.py", "train/test_preview.py", "test_demo.py")
+_WITH_CARD_FIGURES = ("runs/test_model_card.py", "train/test_preview.py")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,6 +22,8 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # Each of these takes from a tenth of a second to several seconds to import.
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "transformers", "datasets", "pandas", "pyarrow", "matplotlib")
 
+_IMPORTS = (ast.Import, ast.ImportFrom)
+
 _HEAVY_NOW = f"[name for name in {HEAVY!r} if name in sys.modules]"
 
 
@@ -39,38 +41,24 @@ def test_imports_run_downwards_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert linter.lint_imports(no_cache=True) == 0, "run lint-imports to see which import is wrong"
 
 
-@pytest.mark.parametrize("module", ["vitrine", "vitrine.errors", "vitrine.config", "vitrine.cli"])
-def test_a_light_module_imports_nothing_heavy(module: str) -> None:
-    assert _run(f"import sys, {module}; print({_HEAVY_NOW})") == "[]"
+def test_light_modules_import_nothing_heavy() -> None:
+    assert _run(f"import sys, vitrine, vitrine.errors, vitrine.config, vitrine.cli; print({_HEAVY_NOW})") == "[]"
+
+
+def test_one_module_imports_pyplot() -> None:
+    """It chooses a backend; tests/plotting/test_style.py looks at what libraries bring along."""
+
+    def imports_pyplot(path: Path) -> bool:
+        nodes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, _IMPORTS)]
+        names = [(getattr(node, "module", None) or "", *(alias.name for alias in node.names)) for node in nodes]
+        return any({"pyplot", "pylab"} & set(".".join(each).split(".")) for each in names)
+
+    assert [path.name for path in MODULES if imports_pyplot(path)] == ["own_axes.py"]
 
 
 def test_looking_at_data_needs_no_torch() -> None:
     """Half of the second that ``vitrine check`` takes, and more, would be its import."""
     assert _run("import sys, vitrine.check, vitrine.data.shards.writer; print('torch' in sys.modules)") == "False"
-
-
-def test_no_help_imports_anything_heavy() -> None:
-    """What makes --help answer at once, without a stop-watch: every verb's help, in one process."""
-    program = f"""
-import contextlib, io, sys
-from typer.main import get_command
-from vitrine.cli import main
-from vitrine.cli.app import app
-verbs = sorted(get_command(app).commands)
-for arguments in [["--help"], *([verb, "--help"] for verb in verbs)]:
-    sys.argv = ["vitrine", *arguments]
-    page = io.StringIO()
-    with contextlib.redirect_stdout(page):
-        try:
-            main()
-        except SystemExit as end:
-            assert not end.code, (arguments, end.code)
-    assert "--help" in page.getvalue(), arguments
-    assert not {_HEAVY_NOW}, (arguments, {_HEAVY_NOW})
-print(*verbs)
-"""
-    verbs = _run(program).split()
-    assert {"check", "train", "evaluate", "predict", "demo"} <= set(verbs)
 
 
 def test_the_package_runs_as_a_module() -> None:

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from support.sweeps import TrainingHere
 
 from vitrine import demo
 from vitrine.attribution.patch_hiding import PatchHiding
+from vitrine.config import load_recipe, recipe_to_toml
 from vitrine.demo import run_demo
 from vitrine.errors import RunError
 from vitrine.plotting.provenance import read_provenance
@@ -32,7 +34,10 @@ def made(tmp_path_factory: pytest.TempPathFactory):
         patch.setattr(demo, "_CAPTIONED_PICTURES", 2)
         patch.setattr(demo, "_SWEEP", demo._SWEEP.replace("[[list]]", "[set]\nepochs = 1\n\n[[list]]", 1))
         patch.setattr(demo, "sweep", partial(sweep, start=TrainingHere))
-        patch.setitem(PatchHiding.__init__.__kwdefaults__, "draws", 20)
+        patch.setitem(PatchHiding.__init__.__kwdefaults__, "draws", 5)
+        short = tmp_path_factory.mktemp("recipe") / "scenes-captioner.toml"
+        short.write_text(recipe_to_toml(replace(load_recipe(demo._RECIPE), epochs=2, epoch_size=256)))
+        patch.setattr(demo, "_RECIPE", str(short))
         out = tmp_path_factory.mktemp("demo") / "demo"
         attempts = refuse_the_network(patch)
         result = run_demo(out)

@@ -41,7 +41,7 @@ def test_a_notebook_runs(
     notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PatchHiding.__init__.__kwdefaults__, "draws", 20)
+    monkeypatch.setitem(PatchHiding.__init__.__kwdefaults__, "draws", 5)
     names: dict[str, Any] = {}
     try:
         for cell in cells(notebook):

@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from harness.arithmetic import forward_operations
-from harness.rounds import Spread
+from harness.rounds import Spread, alternate
 from harness.rows import Results, Row
 from support.paths import CHECKOUT
 
@@ -136,6 +137,7 @@ def test_a_section_runs_on_the_device_that_it_is_given(
 
     monkeypatch.setattr(attention, "peak_of", lambda *_: 1)  # processes of their own
     monkeypatch.setattr(sections, "peak_mib", lambda *_: 1)
+    monkeypatch.setattr(sections, "alternate", partial(alternate, warm_up=0))  # nobody reads how fast it was
     committed = json.loads((BENCHMARKS / "results.json").read_text())["rows"]
     sizes = replace(suite.QUICK, caption_image=64, words=2, beams=suite.FULL.beams)
     rows = list(sections.SECTIONS[name](sizes, "cpu"))  # type: ignore[call-arg]

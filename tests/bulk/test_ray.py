@@ -65,10 +65,10 @@ def job_of(run: Path) -> PredictJob:
     return PredictJob(str(run), None, "fp32", batch_size=4, probabilities=True, top=2)
 
 
-@pytest.fixture
-def single(small_run: Path, pictures: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def single(small_run: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The table of a single process."""
-    out = tmp_path / "single.csv"
+    out = tmp_path_factory.mktemp("single") / "single.csv"
     predict(str(small_run), pictures, out, batch_size=4, probabilities=True, top=2, precision="fp32")
     return out
 

@@ -48,6 +48,7 @@ def test_help_imports_nothing_heavy() -> None:
         "        assert not app(arguments, standalone_mode=False)\n"
         "    assert shown.getvalue().strip(), arguments\n"
         "heavy = {'torch', 'torchvision', 'timm', 'matplotlib', 'numpy', 'PIL', 'datasets', 'accelerate', 'pyarrow'}\n"
+        "heavy |= {'pandas', 'transformers'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -495,7 +495,7 @@ def is_running(process):
 
 def test_java_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
     fake_java(tmp_path, monkeypatch, f'echo $$ >> "{tmp_path}/started"\nexec sleep 600')
-    monkeypatch.setattr(caption_java, "_START_SECONDS", 1.4)
+    monkeypatch.setattr(caption_java, "_START_SECONDS", 0.7)  # called 1 s
     monkeypatch.setattr(caption_java, "_SECONDS_PER_CAPTION", 0.0)
     began = time.monotonic()
     scores = caption_scores(PREDICTED, REFERENCES, java=True)

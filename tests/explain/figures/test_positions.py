@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -287,9 +285,3 @@ def test_somebody_draws_into_their_own_axes() -> None:
         # The reference cell is as dark as can be: at its own place within the tile.
         across, down = column + ((column + 0.5) / 4 - 0.5) * 0.95, row + ((row + 0.5) / 3 - 0.5) * 0.95
         assert np.abs(colour_at(pixels_YXC, right, across, down) - expected_colour(SIMILARITY, 1.0)).max() <= 3
-
-
-def test_a_figure_needs_no_window() -> None:
-    program = "import sys, vitrine.explain.figures.positions; print('matplotlib.pyplot' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False"]
