@@ -110,7 +110,7 @@ async def find_pictures(
         )
     upload, name = None, params.name or "picture.jpg"
     if params.picture is not None and not with_photo:
-        first = _held(state, classifier, params.picture)
+        first = _find_encoding(state, classifier, params.picture)
     elif params.picture is not None:
         raise gone_error()
     else:
@@ -120,7 +120,7 @@ async def find_pictures(
     for reference in others:
         is_held = len(reference) == 64 and "/" not in reference
         each = (
-            _held(state, classifier, reference)
+            _find_encoding(state, classifier, reference)
             if is_held
             else _of_upload(state, classifier, await state.read_sample(reference, params.model, classifier))
         )
@@ -143,7 +143,7 @@ def _of_upload(state: AppState, classifier: ServedClassifier, upload: Upload) ->
     return encoding
 
 
-def _held(state: AppState, classifier: ServedClassifier, sha256: str) -> FeatureEncoding:
+def _find_encoding(state: AppState, classifier: ServedClassifier, sha256: str) -> FeatureEncoding:
     """The encoding of a picture that was sent before, for its features or for its maps.
 
     Raises:
