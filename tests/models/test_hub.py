@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 from support.models import MICRO
+from support.paths import TESTS
 from support.stand_in_hub import Fault, StandInHub
 
 from vitrine.data.scenes import write_scenes
@@ -125,6 +126,16 @@ def test_a_dead_proxy_is_no_network(no_network: str, monkeypatch: pytest.MonkeyP
         assert _reachable("https://hub.example")
 
 
+# The command line, without figures beside the run.
+COMMAND = """
+import vitrine.train.run
+from support.card_figures import without_card_figures
+from vitrine.cli import main
+with without_card_figures():
+    main()
+"""
+
+
 def test_the_same_command_succeeds_with_a_hub_and_then_from_the_cache(
     folders: dict[str, Path],
     no_network: str,
@@ -135,10 +146,11 @@ def test_the_same_command_succeeds_with_a_hub_and_then_from_the_cache(
     """First in a new Python, so that the endpoint is read as huggingface_hub reads it, then where there is none."""
     settings = "model=hf-hub:owner/tiny image_size=32 epochs=1 workers=0 precision=fp32"
     command = ("train", pets, "--recipe", "pets-b16-224-bs16", "--set", settings, "-o")
+    paths = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
     with StandInHub(dict(folders)).running() as hub:
         done = subprocess.run(
-            [sys.executable, "-m", "vitrine", *command, tmp_path / "first"],
-            env={**os.environ, "HF_ENDPOINT": hub.address, "OMP_NUM_THREADS": "1"},
+            [sys.executable, "-c", COMMAND, *command, tmp_path / "first"],
+            env={**os.environ, "PYTHONPATH": paths, "HF_ENDPOINT": hub.address, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
         )

@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from support.training import FULL, REPEATABLE, TrainOnce, recipe, same_files
-from support.warm_python import process_of
 
-from vitrine.config import recipe_to_toml
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import DataError, ModelError, RecipeError, RunError, TrainingError
 from vitrine.train.events import EpochRow, Plan
@@ -113,22 +107,6 @@ def test_resuming_after_any_step_gives_the_uninterrupted_result(
     )
     assert plans[0].first_step == max(0, stop_at - 1)  # the state is written after a step is reported
     same_files(whole_run, tmp_path / "cut")
-
-
-def test_resuming_after_a_kill(scenes: Path, warm_python: str, tmp_path: Path) -> None:
-    settings = recipe(epochs=6, checkpoint_minutes=1e-9, model_args={**recipe().model_args, "depth": 6})
-    (tmp_path / "micro.toml").write_text(recipe_to_toml(settings))
-    command = [warm_python, "-m", "vitrine", "train", str(scenes), "--recipe", str(tmp_path / "micro.toml")]
-    process = subprocess.Popen([*command, "-o", str(tmp_path / "cut")], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "cut" / "state" / "training.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process_of(process.pid), signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "cut" / "metrics.json").exists(), "killed too late to test anything"
-    train(str(scenes), settings, tmp_path / "cut", resume=True)
-    train(str(scenes), settings, tmp_path / "whole")
-    same_files(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_a_run_is_never_overwritten(plain_run: Path, scenes: Path, tmp_path: Path) -> None:
