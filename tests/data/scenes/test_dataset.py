@@ -86,6 +86,8 @@ def test_finite_splits_depend_on_the_reference_alone_and_streams_on_the_seed_too
         ("scenes:new?size=31", "from 32 to 512"),
         ("scenes:new?size=64&size=64", "twice"),
         ("scenes:new?seed=4294967296", "from 0 to 4294967295"),
+        ("scenes:new?placement=centre", "placement must be inside or anywhere"),
+        ("scenes:new?placement=anywhere&placement=inside", "twice"),
         ("scenes:new?train=3&", "unknown option ''"),
     ],
 )
@@ -97,6 +99,20 @@ def test_bad_references_are_refused_in_two_lines(reference, words):
 
 
 COUNTS = {"train": 6, "validation": 3, "test": 2}
+
+
+def test_where_main_objects_lie_may_be_asked_for(tmp_path):
+    data = open_scenes("scenes:new?placement=anywhere&train=4&seed=2")
+    assert "main objects anywhere" in data.layout
+    sample = data.splits["train"][3]
+    assert sample.picture == ScenePicture("new", 2, "train", 3, placement="anywhere")
+    assert sample.picture.read_bytes() != ScenePicture("new", 2, "train", 3).read_bytes()
+    assert sample.label == ScenePicture("new", 2, "train", 3).label
+    inside = open_scenes("scenes:new?placement=inside&train=4&seed=2").splits["train"][3]
+    assert inside == open_scenes("scenes:new?train=4&seed=2").splits["train"][3]
+    folder = write_scenes(tmp_path / "out", "new", {"train": 4}, seed=2, placement="anywhere")
+    (path,) = (folder / "train").rglob("000003.png")
+    assert np.array_equal(np.asarray(Image.open(path)), sample.picture.pixels())
 
 
 @pytest.mark.parametrize("layout", ["folders", "flat", "coco"])
@@ -178,6 +194,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     [
         ({"family": "old"}, "there are base, new"),
         ({"layout": "zip"}, "folders, flat, coco"),
+        ({"placement": "centre"}, "inside, anywhere"),
         ({"counts": {}}, "1 or more"),
         ({"counts": {"train": 0}}, "1 or more"),
         ({"counts": {"val": 3}}, "train, validation, test"),

@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest
 
+from vitrine.attribution.baselines import centre_blob
+from vitrine.attribution.placement import Placement
+from vitrine.attribution.pointing import centres_inside, pointing_hit
 from vitrine.data.scenes import BASE, FAMILIES, NEW, ScenePicture
 from vitrine.data.scenes.background import COLOUR_NAMES, COLOURS, JITTER
+from vitrine.data.scenes.scene import MAIN_VISIBLE, draw_layout, scene_generator
 from vitrine.data.scenes.shapes import REACH, Shape
+from vitrine.data.transforms import CropGeometry
 
 SHAPES = {shape.name: shape for shape in (*BASE.shapes, *NEW.shapes)}
 PICTURES = [
@@ -266,3 +272,67 @@ GOLDEN = [
         [73.5, 64.3, 84.2, 95.1, 89.3, 57.5, 106.4, 86.1, 104.0, 89.6, 95.9, 77.7],
     ),
 ]
+
+
+ANYWHERE = [ScenePicture("new", 4, "test", index, placement="anywhere") for index in range(200)]
+
+
+def test_centres_anywhere_are_uniform_up_to_the_border():
+    """Across, down and from corner to corner; and the shape and its size are those of the scene whose object lies inside."""
+    layouts = {
+        placement: [
+            draw_layout(scene_generator(NEW, 8, "train", index), NEW, 64, placement) for index in range(2000)
+        ]
+        for placement in ("inside", "anywhere")
+    }
+    mains = {placement: [each.objects[0] for each in some] for placement, some in layouts.items()}
+    for inside, anywhere in zip(*mains.values(), strict=True):
+        assert (inside.shape, inside.radius) == (anywhere.shape, anywhere.radius)
+    radius, x, y = np.array([(main.radius, main.x, main.y) for main in mains["anywhere"]]).T
+    across, down = ((place - 0.8 * radius - 1) / (62 - 1.6 * radius) for place in (x, y))
+    for share in (across, down, (across + down) % 1, (across - down) % 1):
+        assert kstest(share, "uniform").pvalue > 1e-3
+    assert min(x.min(), y.min()) < 13
+    assert max(x.max(), y.max()) > 51
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_three_quarters_of_every_shape_are_seen_in_a_corner_whatever_its_turn(shape):
+    axis = np.arange(-1.6, 1.6, 0.02, dtype=np.float32)
+    x, y = np.meshgrid(axis, axis)
+    inside = shape.distance(x, y) < 0
+    points = np.stack([x[inside], y[inside]]) / shape.effective_radius
+    for turn in np.linspace(0, 2 * math.pi, 36, endpoint=False):
+        turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]) @ points
+        assert (turned > -0.8).all(axis=0).mean() > MAIN_VISIBLE + 0.02
+
+
+def test_an_object_anywhere_is_well_seen_and_its_mask_and_captions_are_true():
+    cut = 0
+    for picture in ANYWHERE:
+        scene, layout = picture.scene, draw_layout(scene_generator(NEW, 4, "test", picture.index), NEW, 64, "anywhere")
+        main = scene.objects[0]
+        whole = _unit_area(main.shape) * (layout.objects[0].radius / _effective(main.shape)) ** 2
+        assert main.mask.sum() >= 0.74 * whole  # of pixels against an area
+        edge = np.r_[main.full_mask[0], main.full_mask[-1], main.full_mask[:, 0], main.full_mask[:, -1]]
+        cut += bool(edge.any())
+        assert main.full_mask.sum() <= 1.05 * whole
+        assert edge.any() or main.full_mask.sum() >= 0.95 * whole
+        assert all(not np.r_[item.full_mask[0], item.full_mask[:, -1]].any() for item in scene.objects[1:])
+        for caption in scene.captions:
+            assert {scene.objects[each.object_index].shape for each in caption.mentions} == {
+                item.shape for item in scene.objects
+            }
+    assert 0.2 < cut / len(ANYWHERE) < 0.8
+
+
+def test_a_blob_in_the_centre_is_no_rival_where_objects_lie_anywhere():
+    """Its pointing hit, by the scores that methods get; scenes with their object inside are where it is one."""
+    hits = {}
+    for placement in ("inside", "anywhere"):
+        pictures = [ScenePicture("new", 4, "test", index, placement=placement) for index in range(len(ANYWHERE))]
+        masks = [picture.scene.objects[0].mask for picture in pictures]
+        at = Placement(CropGeometry(64, 64, 64, 64, 0, 0, 64, 64), 8, 8)
+        scores = [pointing_hit(centre_blob(8, 8), centres_inside(mask, at)) for mask in masks]
+        hits[placement] = np.mean([score for score in scores if score is not None])
+    assert hits["anywhere"] < 0.45 < 0.52 < hits["inside"]

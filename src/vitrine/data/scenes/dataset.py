@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import overload
+from typing import cast, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from vitrine.data.samples import Dataset, Sample, Split
 from vitrine.data.scenes.scene import (
     Layout,
     PaintedScene,
+    Placement,
     Scene,
     build_scene,
     draw_label,
@@ -37,6 +38,7 @@ class ScenePicture:
         split: "train", "validation" or "test".
         index: the scene's place in its stream, from 0.
         size: pixels a side.
+        placement: where the main object lies: "inside" or "anywhere".
     """
 
     family: str
@@ -44,6 +46,7 @@ class ScenePicture:
     split: str
     index: int
     size: int = 64
+    placement: Placement = "inside"
 
     @property
     def label(self) -> int:
@@ -75,7 +78,7 @@ class ScenePicture:
 @lru_cache(maxsize=64)  # a batch: whoever learns captions asks for its pictures, and then for what is said of them
 def _paint_picture(picture: ScenePicture) -> tuple[Layout, PaintedScene]:
     rng = scene_generator(FAMILIES[picture.family], picture.seed, picture.split, picture.index)
-    layout = draw_layout(rng, FAMILIES[picture.family], picture.size)
+    layout = draw_layout(rng, FAMILIES[picture.family], picture.size, picture.placement)
     return layout, paint(rng, layout, picture.size)
 
 
@@ -105,7 +108,7 @@ class SceneSource:
     """The stream that scenes come from.
 
     Attributes:
-        family, seed, split, size: as in :class:`ScenePicture`.
+        family, seed, split, size, placement: as in :class:`ScenePicture`.
         captions: samples have captions and no label; else they have a label.
     """
 
@@ -114,10 +117,11 @@ class SceneSource:
     split: str
     size: int = 64
     captions: bool = False
+    placement: Placement = "inside"
 
     def sample(self, index: int) -> Sample:
         """Scene ``index`` of the stream; its picture is not painted yet."""
-        picture = ScenePicture(self.family, self.seed, self.split, index, self.size)
+        picture = ScenePicture(self.family, self.seed, self.split, index, self.size, self.placement)
         name = f"{self.family}/{self.split}/{index:06d}.png"
         if self.captions:
             return Sample(name, picture, captions=SceneCaptions(picture))
@@ -205,8 +209,9 @@ def open_scenes(reference: str, *, seed: int = 0, captions: bool = False) -> Dat
 
     Options: ``train``, ``validation`` and ``test`` are numbers of pictures (without ``train`` the train split is
     an endless stream; validation and test have 2,000 each); ``size`` is pixels a side (64); ``seed`` picks other
-    pictures (0). Splits of a given length are a fixed data set: they depend on the reference alone. The endless
-    stream is drawn by the option ``seed`` where it is given, else by the argument.
+    pictures (0); ``placement=anywhere`` lets the main object lie anywhere, up to a fifth of it cut off by the border,
+    in place of wholly ``inside`` and so near the middle. Splits of a given length are a fixed data set: they depend on
+    the reference alone. The endless stream is drawn by the option ``seed`` where it is given, else by the argument.
 
     Args:
         reference: what the person wrote, with the prefix ``scenes:``.
@@ -216,52 +221,70 @@ def open_scenes(reference: str, *, seed: int = 0, captions: bool = False) -> Dat
     Raises:
         DataError: an unknown family or option, or a value that is no whole number within its limits.
     """
-    family, options = _parse(reference)
+    family, options, placement = _parse(reference)
     size, fixed_seed = options.get("size", 64), options.get("seed", 0)
     stream_seed = options.get("seed", seed)
 
     def finite(split: str, count: int) -> SceneWindow:
-        return SceneWindow(SceneSource(family, fixed_seed, split, size, captions), count)
+        return SceneWindow(SceneSource(family, fixed_seed, split, size, captions, placement), count)
 
     splits: dict[str, Split] = {}
     if "train" in options:
         splits["train"] = finite("train", options["train"])
         note = f"train: {options['train']:,} generated scenes of seed {fixed_seed}."
     else:
-        splits["train"] = SceneStream(SceneSource(family, stream_seed, "train", size, captions))
+        splits["train"] = SceneStream(SceneSource(family, stream_seed, "train", size, captions, placement))
         note = f"train: an endless stream of generated scenes of seed {stream_seed}."
     for split in ("validation", "test"):
         splits[split] = finite(split, options.get(split, 2000))
     return Dataset(
         reference=reference,
-        layout=f"generated scenes, family {family}, {size} x {size} px",
+        layout=f"generated scenes, family {family}, {size} x {size} px{_PLACEMENT_WORDS[placement]}",
         labels=() if captions else FAMILIES[family].labels,
         splits=splits,
         notes=(note, f"validation and test: fixed scenes of seed {fixed_seed}."),
     )
 
 
-def _parse(reference: str) -> tuple[str, dict[str, int]]:
+_PLACEMENT_WORDS = {"inside": "", "anywhere": ", main objects anywhere"}
+
+
+def _parse(reference: str) -> tuple[str, dict[str, int], Placement]:
+    """The family, the options that are numbers, and where main objects lie."""
     family, _, query = reference.removeprefix(PREFIX).partition("?")
     if not reference.startswith(PREFIX) or family not in FAMILIES:
         raise DataError(
             f"generated scenes are scenes:{' or scenes:'.join(FAMILIES)}, not {reference!r}.\n"
             f"With options, for example: {_EXAMPLE}"
         )
-    options: dict[str, int] = {}
+    options: dict[str, str] = {}
     for part in query.split("&") if query else []:
         name, _, value = part.partition("=")
-        if name not in _LIMITS:
-            raise DataError(
-                f"{reference!r}: unknown option {name!r}; there are {', '.join(_LIMITS)}.\nFor example: {_EXAMPLE}"
-            )
+        if name not in (*_LIMITS, "placement"):
+            known_names = ", ".join((*_LIMITS, "placement"))
+            raise DataError(f"{reference!r}: unknown option {name!r}; there are {known_names}.\nFor example: {_EXAMPLE}")
         if name in options:
             raise DataError(f"{reference!r}: option {name!r} is given twice; give it once.")
-        low, high = _LIMITS[name]
-        if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
-            raise DataError(
-                f"{reference!r}: {name} must be a whole number from {low} to {high}, not {value!r}.\n"
-                f"For example: {_EXAMPLE}"
-            )
-        options[name] = int(value)
-    return family, options
+        options[name] = value
+    placement = _parse_placement(reference, options.pop("placement", "inside"))
+    return family, {name: _parse_number(reference, name, value) for name, value in options.items()}, placement
+
+
+def _parse_placement(reference: str, value: str) -> Placement:
+    for placement in get_args(Placement):
+        if value == placement:
+            return cast(Placement, placement)
+    raise DataError(
+        f"{reference!r}: placement must be {' or '.join(get_args(Placement))}, not {value!r}.\n"
+        "For example: scenes:new?placement=anywhere"
+    )
+
+
+def _parse_number(reference: str, name: str, value: str) -> int:
+    low, high = _LIMITS[name]
+    if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
+        raise DataError(
+            f"{reference!r}: {name} must be a whole number from {low} to {high}, not {value!r}.\n"
+            f"For example: {_EXAMPLE}"
+        )
+    return int(value)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from PIL import Image
 
 from vitrine.data.scenes.dataset import SIZES, ScenePicture
-from vitrine.data.scenes.scene import SPLIT_CODES, Scene
+from vitrine.data.scenes.scene import SPLIT_CODES, Placement, Scene
 from vitrine.data.scenes.shapes import FAMILIES
 from vitrine.errors import DataError
 from vitrine.io.file_names import temporary_path
@@ -29,6 +29,7 @@ def write_scenes(
     size: int = 64,
     seed: int = 0,
     layout: Layout = "folders",
+    placement: Placement = "inside",
 ) -> Path:
     """Writes the first scenes of each split as PNG files, with masks and captions beside them.
 
@@ -45,6 +46,7 @@ def write_scenes(
         size: pixels a side, 32 to 512.
         seed: of the streams the scenes come from, 0 or more: the same pictures as ``open_scenes`` gives.
         layout: "folders", "flat" or "coco".
+        placement: "inside" or "anywhere": where main objects lie, as in ``open_scenes``.
 
     Returns:
         The folder.
@@ -52,7 +54,7 @@ def write_scenes(
     Raises:
         DataError: an argument cannot be used, or the folder is not empty.
     """
-    _check(family, counts, size, seed, layout)
+    _check(family, counts, size, seed, layout, placement)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is not an empty folder; name a new one, or empty it first.")
@@ -61,7 +63,7 @@ def write_scenes(
     content = temporary_path(folder.absolute())
     content.mkdir()
     try:
-        _fill(content, family, counts, size, seed, layout)
+        _fill(content, family, counts, size, seed, layout, placement)
         if folder.exists():
             folder.rmdir()
         content.rename(folder)
@@ -70,11 +72,13 @@ def write_scenes(
     return folder
 
 
-def _check(family: str, counts: Mapping[str, int], size: int, seed: int, layout: str) -> None:
+def _check(family: str, counts: Mapping[str, int], size: int, seed: int, layout: str, placement: str) -> None:
     if family not in FAMILIES:
         raise DataError(f"no family of scenes is called {family!r}; there are {', '.join(FAMILIES)}.")
     if layout not in get_args(Layout):
         raise DataError(f"layout must be one of {', '.join(get_args(Layout))}, not {layout!r}.")
+    if placement not in get_args(Placement):
+        raise DataError(f"placement must be one of {', '.join(get_args(Placement))}, not {placement!r}.")
     if not counts or any(split not in SPLIT_CODES or count < 1 for split, count in counts.items()):
         raise DataError(f"counts must give 1 or more for some of {', '.join(SPLIT_CODES)}, not {dict(counts)}.")
     if not SIZES[0] <= size <= SIZES[1]:
@@ -83,13 +87,21 @@ def _check(family: str, counts: Mapping[str, int], size: int, seed: int, layout:
         raise DataError(f"seed must be 0 to {2**32 - 1}, not {seed}.")
 
 
-def _fill(content: Path, family: str, counts: Mapping[str, int], size: int, seed: int, layout: Layout) -> None:
+def _fill(
+    content: Path,
+    family: str,
+    counts: Mapping[str, int],
+    size: int,
+    seed: int,
+    layout: Layout,
+    placement: Placement,
+) -> None:
     number = 0
     with (content / "captions.jsonl").open("w", encoding="utf-8", newline="\n") as lines:
         for split, count in counts.items():
             images: list[dict[str, Any]] = []
             annotations: list[dict[str, Any]] = []
-            for picture in _pictures(family, split, count, size, seed):
+            for picture in (ScenePicture(family, seed, split, index, size, placement) for index in range(count)):
                 number += 1
                 scene = picture.scene
                 label = FAMILIES[family].labels[scene.label]
@@ -112,11 +124,6 @@ def _fill(content: Path, family: str, counts: Mapping[str, int], size: int, seed
                 target = content / "annotations" / f"captions_{_COCO_SPLITS[split]}.json"
                 target.parent.mkdir(exist_ok=True)
                 target.write_text(json.dumps(document), encoding="utf-8")
-
-
-def _pictures(family: str, split: str, count: int, size: int, seed: int) -> Iterator[ScenePicture]:
-    for index in range(count):
-        yield ScenePicture(family, seed, split, index, size)
 
 
 def _path(layout: Layout, split: str, label: str, index: int, number: int) -> str:

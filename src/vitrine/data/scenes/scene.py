@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from vitrine.data.scenes.background import REFERENCE_SIZE, add_distractors, axis, background, dim, draw_colours
+from vitrine.data.scenes.background import REFERENCE_SIZE, add_distractors, background, dim, draw_colours
 from vitrine.data.scenes.captions import Caption, ObjectFacts, write_captions
 from vitrine.data.scenes.shapes import REACH, Family, Floats, Shape
 
@@ -19,6 +20,14 @@ SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
 _MAIN_RADIUS = (13.0, 19.0)
 _OTHER_RADIUS = (0.45, 0.62)
 _TRIES = 8
+
+Placement = Literal["inside", "anywhere"]
+"""Where the main object lies: wholly inside of the picture, and so near its middle, or anywhere: its centre comes so
+near to the border that up to a fifth of it may be cut off."""
+
+# How near to the border the main object's centre comes, in its effective radii: a bound for all shapes and turns, so
+# that the place says nothing about the shape. Anywhere, the worst of them in a corner still shows 0.79 of itself.
+_BORDER = {"inside": REACH, "anywhere": 0.8}
 
 
 @dataclass(frozen=True)
@@ -69,13 +78,16 @@ def draw_label(rng: np.random.Generator, family: Family) -> int:
     return int(rng.random() * len(family.shapes))
 
 
-def draw_layout(rng: np.random.Generator, family: Family, size: int) -> Layout:
-    """Draws the objects of a scene of ``size`` pixels a side; ``rng`` must be fresh."""
+def draw_layout(rng: np.random.Generator, family: Family, size: int, placement: Placement = "inside") -> Layout:
+    """Draws the objects of a scene of ``size`` pixels a side; ``rng`` must be fresh.
+
+    Wherever the main object may lie, its shape and size are the same.
+    """
     label = draw_label(rng, family)
     unit = size / REFERENCE_SIZE
     count, radius, x, y, front = rng.random(5).tolist()
     radius = unit * (_MAIN_RADIUS[0] + (_MAIN_RADIUS[1] - _MAIN_RADIUS[0]) * radius)
-    margin = REACH * radius + 1
+    margin = _BORDER[placement] * radius + 1
     spots = [(margin + (size - 2 * margin) * x, margin + (size - 2 * margin) * y, radius)]
     shapes = [family.shapes[label]]
     for _ in range(1 if count < 0.4 else 2 if count < 0.75 else 0):
@@ -134,19 +146,27 @@ def _other_spot(
     return None
 
 
-MAIN_VISIBLE = 0.75  # smallest visible part of the main object
+MAIN_VISIBLE = 0.75  # smallest visible part of the main object, whether others or the border hide the rest
 OTHER_VISIBLE = 0.6  # a further object of which less would be seen is left out
 
 
 @dataclass(frozen=True)
 class _Stamp:
-    """One object's coverage (h, w) in 0 to 1 within the window that bounds it."""
+    """One object's coverage (h, w) in 0 to 1 within the part of the picture that bounds it.
+
+    Attributes:
+        window: that part's rows and columns.
+        cover_HW, inside_HW: the object there.
+        across_W, down_H: pixels from its centre.
+        pixels: of the whole object, what lies outside of the picture included.
+    """
 
     window: tuple[slice, slice]
     cover_HW: Floats
     inside_HW: npt.NDArray[np.bool_]
     across_W: Floats
     down_H: Floats
+    pixels: int
 
 
 @dataclass(frozen=True)
@@ -158,7 +178,7 @@ class PaintedScene:
         owner_HW: uint8 (H, W): 0 background, i the visible part of object i - 1.
         visible: indices into the layout's objects of those that were painted, main first.
         windows: for every visible object the window that bounds it.
-        insides: for every visible object its full mask within that window.
+        insides: for every visible object its full mask within that window, which ends where the picture does.
     """
 
     pixels_HWC: npt.NDArray[np.uint8]
@@ -196,10 +216,10 @@ def paint(rng: np.random.Generator, layout: Layout, size: int) -> PaintedScene:
 def _stamp(item: PlacedShape, size: int) -> _Stamp:
     scale = item.radius / item.shape.effective_radius  # pixels per unit of the shape
     reach = scale * item.shape.reach + 1
-    left, right = max(int(item.x - reach), 0), min(int(item.x + reach) + 1, size)
-    top, bottom = max(int(item.y - reach), 0), min(int(item.y + reach) + 1, size)
-    across_W = axis(size)[left:right] - item.x
-    down_H = axis(size)[top:bottom, None] - item.y
+    left, right = math.floor(item.x - reach), math.floor(item.x + reach) + 1
+    top, bottom = math.floor(item.y - reach), math.floor(item.y + reach) + 1
+    across_W = _pixel_centres(left, right) - item.x
+    down_H = _pixel_centres(top, bottom)[:, None] - item.y
     cosine, sine = math.cos(item.angle) / scale, math.sin(item.angle) / scale
     x_HW = cosine * across_W + sine * down_H
     y_HW = cosine * down_H - sine * across_W
@@ -209,15 +229,29 @@ def _stamp(item: PlacedShape, size: int) -> _Stamp:
     distance_HW *= -scale
     distance_HW += 0.5
     cover_HW = np.clip(distance_HW, 0, 1)
-    window = (slice(top, bottom), slice(left, right))
-    return _Stamp(window, cover_HW, cover_HW > 0.5, across_W, down_H)
+    window = (slice(max(top, 0), min(bottom, size)), slice(max(left, 0), min(right, size)))
+    rows, columns = (slice(each.start - first, each.stop - first) for each, first in zip(window, (top, left), strict=True))
+    inside_HW = cover_HW > 0.5
+    return _Stamp(
+        window,
+        cover_HW[rows, columns],
+        inside_HW[rows, columns],
+        across_W[columns],
+        down_H[rows],
+        int(np.count_nonzero(inside_HW)),
+    )
+
+
+def _pixel_centres(start: int, stop: int) -> Floats:
+    """Of some pixels along one side, of which the picture's begin at 0."""
+    return np.arange(start, stop, dtype=np.float32) + np.float32(0.5)
 
 
 def _stack(stamps: list[_Stamp], order: tuple[int, ...], size: int) -> tuple[npt.NDArray[np.uint8], tuple[int, ...]]:
     """Which object is seen at every pixel, and the painting order for which that holds.
 
-    The main object comes to the front where too little of it would be seen; then further objects of which too
-    little is seen are left out, from the last one on.
+    The main object comes to the front where too little of it would be seen, what is cut off by the border included;
+    then further objects of which too little is seen are left out, from the last one on.
     """
     while True:
         owner_HW = np.zeros((size, size), dtype=np.uint8)
@@ -225,9 +259,9 @@ def _stack(stamps: list[_Stamp], order: tuple[int, ...], size: int) -> tuple[npt
         for index in order:
             owner_HW[stamps[index].window][stamps[index].inside_HW] = ranks[index]
         seen_pixels = np.bincount(owner_HW.ravel(), minlength=len(stamps) + 1)
-        parts = {index: seen_pixels[ranks[index]] / np.count_nonzero(stamps[index].inside_HW) for index in order}
+        parts = {index: seen_pixels[ranks[index]] / stamps[index].pixels for index in order}
         hidden_objects = [index for index in sorted(order)[1:] if parts[index] < OTHER_VISIBLE]
-        if parts[0] < MAIN_VISIBLE:
+        if parts[0] < MAIN_VISIBLE and order[-1] != 0:
             order = (*(index for index in order if index != 0), 0)
         elif hidden_objects:
             order = tuple(index for index in order if index != hidden_objects[-1])
@@ -259,7 +293,7 @@ class SceneObject:
         centre: (x, y) of its full mask's centre of mass, in pixels from the top left corner.
         angle: clockwise turn, in degrees from 0 to 360.
         mask: bool (H, W), the part that is seen.
-        full_mask: bool (H, W), the whole object, hidden parts included.
+        full_mask: bool (H, W), the whole object as far as it lies in the picture, parts behind others included.
     """
 
     shape: str
