@@ -278,11 +278,9 @@ ANYWHERE = [ScenePicture("new", 4, "test", index, placement="anywhere") for inde
 
 
 def test_centres_anywhere_are_uniform_up_to_the_border():
-    """Across, down and from corner to corner; and the shape and its size are those of the scene whose object lies inside."""
+    """Across, down and from corner to corner; shape and size are those of the scene whose object lies inside."""
     layouts = {
-        placement: [
-            draw_layout(scene_generator(NEW, 8, "train", index), NEW, 64, placement) for index in range(2000)
-        ]
+        placement: [draw_layout(scene_generator(NEW, 8, "train", index), NEW, 64, placement) for index in range(2000)]
         for placement in ("inside", "anywhere")
     }
     mains = {placement: [each.objects[0] for each in some] for placement, some in layouts.items()}

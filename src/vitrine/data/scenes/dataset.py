@@ -262,7 +262,9 @@ def _parse(reference: str) -> tuple[str, dict[str, int], Placement]:
         name, _, value = part.partition("=")
         if name not in (*_LIMITS, "placement"):
             known_names = ", ".join((*_LIMITS, "placement"))
-            raise DataError(f"{reference!r}: unknown option {name!r}; there are {known_names}.\nFor example: {_EXAMPLE}")
+            raise DataError(
+                f"{reference!r}: unknown option {name!r}; there are {known_names}.\nFor example: {_EXAMPLE}"
+            )
         if name in options:
             raise DataError(f"{reference!r}: option {name!r} is given twice; give it once.")
         options[name] = value

@@ -230,7 +230,9 @@ def _stamp(item: PlacedShape, size: int) -> _Stamp:
     distance_HW += 0.5
     cover_HW = np.clip(distance_HW, 0, 1)
     window = (slice(max(top, 0), min(bottom, size)), slice(max(left, 0), min(right, size)))
-    rows, columns = (slice(each.start - first, each.stop - first) for each, first in zip(window, (top, left), strict=True))
+    rows, columns = (
+        slice(each.start - first, each.stop - first) for each, first in zip(window, (top, left), strict=True)
+    )
     inside_HW = cover_HW > 0.5
     return _Stamp(
         window,
