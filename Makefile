@@ -87,7 +87,7 @@ define install
 		echo "Install one (Debian: apt install python3 python3-venv) or name one: make PYTHON=/path/to/python" >&2; \
 		exit 1; }; \
 		echo "Making .venv with $(PYTHON); the first time takes a few minutes."; '$(PYTHON)' -m venv --clear .venv; }
-	$(if $(CI),$(BIN)/python tools/install_side_by_side.py '.$(1)')
+	$(if $(CI),$(BIN)/python tools/install_side_by_side.py '$(1)')
 	$(BIN)/python -m pip install $(if $(CI),-qq --no-compile) --disable-pip-version-check -c constraints.txt -e '.$(1)'
 	@touch $(2)
 endef

@@ -1,4 +1,4 @@
-"""``tools/install_side_by_side.py``: two piles of what pip reports, and nothing where it cannot."""
+"""``tools/install_side_by_side.py``: what is needed, two piles of it, and nothing where pip cannot say."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ def load_tool() -> Any:
     return module
 
 
-def reported(name: str, url: str, **more: Any) -> dict[str, Any]:
-    return {"metadata": {"name": name}, "download_info": {"url": url, **more}}
+def reported(name: str, url: str) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "download_info": {"url": url}}
+
+
+def test_extras_that_name_extras_are_followed() -> None:
+    extras = {"one": ["a>=1"], "two": ["own[one, three]", "b"], "three": ["c[x]"], "four": ["d"]}
+    project = {"name": "own", "dependencies": ["z>=2"], "optional-dependencies": extras}
+    assert load_tool().requirements(project, []) == {"z>=2"}
+    assert load_tool().requirements(project, ["two"]) == {"z>=2", "a>=1", "b", "c[x]"}
 
 
 def test_piles_are_of_one_size_and_families_stay_together(tmp_path: Path) -> None:
@@ -29,10 +36,7 @@ def test_piles_are_of_one_size_and_families_stay_together(tmp_path: Path) -> Non
         with (tmp_path / f"{name}.whl").open("wb") as stream:
             stream.truncate(megabytes << 20)
     distributions = [reported(name, (tmp_path / f"{name}.whl").as_uri()) for name in sizes]
-    distributions += [
-        reported("small", "https://localhost/small.whl"),
-        reported("vitrine", "file:///here", dir_info={}),
-    ]
+    distributions.append(reported("small", "https://localhost/small.whl"))
     piles = [{address.rpartition("/")[2] for address in pile} for pile in load_tool().two_piles(distributions)]
     assert piles == [{"nvidia-cublas.whl", "nvidia_cudnn.whl", "ray.whl"}, {"torch.whl", "big%20one.whl", "small.whl"}]
 
@@ -40,4 +44,4 @@ def test_piles_are_of_one_size_and_families_stay_together(tmp_path: Path) -> Non
 def test_without_a_report_there_is_nothing_to_install(monkeypatch: Any) -> None:
     tool = load_tool()
     monkeypatch.setattr(tool, "PIP", ("false",))
-    assert tool.resolve(".[dev]") == []
+    assert tool.resolve(["torch"]) == []

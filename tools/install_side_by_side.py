@@ -1,15 +1,18 @@
 """Install what a project needs with two pips at a time: one pip unpacks on one core alone, and torch is gigabytes.
 
-``python tools/install_side_by_side.py '.[dev]'`` in the environment that is filled. A plain ``pip install`` of the same
-afterwards finds everything there; whatever failed here, for whichever reason, is its to do and to report.
+``python tools/install_side_by_side.py '[dev]'`` in the environment that is filled, with the extras that are wanted. A
+plain ``pip install`` of the same afterwards finds everything there but the project; whatever failed here, for whichever
+reason, is its to do and to report.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +25,21 @@ UNKNOWN = 1 << 20
 """Bytes that a distribution counts which is not on this machine's disk."""
 
 
-def resolve(project: str) -> list[dict[str, Any]]:
-    """What pip would install for a project, as its report tells it; nothing where it cannot say."""
+def requirements(project: dict[str, Any], extras: Sequence[str]) -> set[str]:
+    """What a project needs with some extras, by its table in pyproject.toml: extras that name others are followed."""
+    needed: set[str] = set(project["dependencies"])
+    for extra in extras:
+        for requirement in project["optional-dependencies"][extra]:
+            own = re.fullmatch(rf"{project['name']}\[(.+)\]", requirement)
+            needed |= requirements(project, re.split(r"\s*,\s*", own[1])) if own else {requirement}
+    return needed
+
+
+def resolve(needed: Sequence[str]) -> list[dict[str, Any]]:
+    """What pip would install, as its report tells it; nothing where it cannot say."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        command = (*PIP, "--dry-run", "--report", str(report), "-c", "constraints.txt", "-e", project)
+        command = (*PIP, "--dry-run", "--report", str(report), "-c", "constraints.txt", *needed)
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
             return []
         return list(json.loads(report.read_text(encoding="utf-8"))["install"])
@@ -39,10 +52,9 @@ def two_piles(distributions: Sequence[dict[str, Any]]) -> tuple[list[str], list[
     sizes: dict[str, int] = defaultdict(int)
     for each in distributions:
         address = each["download_info"]["url"]
-        if "dir_info" not in each["download_info"]:  # the project itself
-            family = each["metadata"]["name"].replace("_", "-").partition("-")[0].lower()
-            families[family].append(address)
-            sizes[family] += _size(address)
+        family = each["metadata"]["name"].replace("_", "-").partition("-")[0].lower()
+        families[family].append(address)
+        sizes[family] += _size(address)
     piles, weights = ([], []), [0, 0]
     for family in sorted(families, key=lambda name: (-sizes[name], name)):
         lighter = weights.index(min(weights))
@@ -58,7 +70,9 @@ def _size(address: str) -> int:
 
 
 def main() -> None:
-    piles = [pile for pile in two_piles(resolve(sys.argv[1])) if pile]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = sorted(requirements(project, re.findall(r"[\w.-]+", sys.argv[1])))
+    piles = [pile for pile in two_piles(resolve(needed)) if pile]
     for process in [subprocess.Popen((*PIP, "--no-deps", *pile), cwd=ROOT) for pile in piles]:
         process.wait()
 
