@@ -44,7 +44,7 @@ WORK = {
     "features": ["vitrine.data.picture_inputs.picture_input", "vitrine.features.run.features"],
     "positions": ["vitrine.explain.positions.positions"],
     "inspect": ["vitrine.explain.inspect.inspect_figure"],
-    "caption": ["vitrine.caption.layer_grounding.read_layers", "vitrine.api.caption._caption_here"],
+    "caption": ["vitrine.caption.layer_grounding.map_options", "vitrine.api.caption._caption_here"],
     "ask": ["vitrine.api.load.load"],
     "sweep": ["vitrine.sweep.run.sweep", "vitrine.sweep.run.plan"],
     "compare": ["vitrine.compare.run.compare"],

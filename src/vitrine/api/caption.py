@@ -47,6 +47,7 @@ def caption(
     seed: int = 0,
     max_pieces: int | None = None,
     layer: int | str = -1,
+    reading: str | None = None,
     relative: bool = False,
     mask_sinks: bool = False,
     heads: str | int = "mean",
@@ -88,7 +89,11 @@ def caption(
             vision-language model.
         layer: of the decoder, from 0 or from the end with -1; ``"8-20"`` is the mean of those layers, ``"mean"`` that
             of all; the path of a layers.json that ``evaluate(grounding=True)`` wrote has the one that points best.
-        relative: of a vision-language model: divide maps by that of a neutral prompt on the same picture.
+        reading: how maps are read: attention; relative, divided by that of a neutral prompt on the same picture;
+            gradient, times the positive gradient of the word's logit (both of vision-language models); or occlusion,
+            the fall of the word's log-probability with each cell covered, which runs the model once a cell. None is
+            attention, or what a layers.json says.
+        relative: the same as ``reading="relative"``.
         mask_sinks: of a vision-language model: leave places that draw attention whatever the word is out of the maps.
         heads: mean, max, or a head's number from 0; -1 is the last.
         join: how the maps of a word's pieces become one: mean, first or max.
@@ -138,6 +143,7 @@ def caption(
         precision=precision,
         kind=format,
         prompt=prompt,
+        reading=reading,
         relative=relative,
         without_sinks=mask_sinks,
     )
@@ -163,6 +169,7 @@ def ask(
     beams: int = 1,
     max_pieces: int | None = None,
     layer: int | str = -1,
+    reading: str | None = None,
     relative: bool = False,
     mask_sinks: bool = False,
     heads: str | int = "mean",
@@ -181,7 +188,8 @@ def ask(
         beams: of beam search; 1 is greedy.
         max_pieces: cut the answer after so many word pieces; None is 256.
         layer: as of :func:`vitrine.caption`.
-        relative: divide maps by that of a neutral prompt on the same picture.
+        reading: as of :func:`vitrine.caption`.
+        relative: the same as ``reading="relative"``.
         mask_sinks: leave places that draw attention whatever the word is out of the maps.
         heads: mean, max, or a head's number from 0; -1 is the last.
         join: how the maps of a word's pieces become one: mean, first or max.
@@ -200,7 +208,7 @@ def ask(
     """
     from vitrine.api.captioner import CaptionerModel
     from vitrine.api.load import load
-    from vitrine.caption.layer_grounding import read_layers
+    from vitrine.caption.layer_grounding import map_options
 
     require_choices(join, "png", precision, heads)
     figure = optional_path(out)
@@ -216,10 +224,8 @@ def ask(
             question,
             beams=beams,
             max_pieces=max_pieces,
-            layer=read_layers(layer),
-            relative=relative,
+            **map_options(layer, heads, reading, relative),
             without_sinks=mask_sinks,
-            heads=heads,
             join=join,
         )
         if figure is not None:
@@ -229,10 +235,11 @@ def ask(
 
 
 def _settings(**fields: Any) -> CaptionSettings:
-    from vitrine.caption.layer_grounding import read_layers
+    from vitrine.caption.layer_grounding import map_options
     from vitrine.caption.run import CaptionSettings
 
-    return CaptionSettings(**{**fields, "layer": read_layers(fields["layer"])})
+    options = map_options(fields["layer"], fields["heads"], fields["reading"], fields.pop("relative"))
+    return CaptionSettings(**{**fields, **options})
 
 
 def _caption_here(

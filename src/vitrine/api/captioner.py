@@ -71,7 +71,7 @@ class CaptionerModel:
         if inputs.path is not None and not inputs.is_one:
             raise DataError(f"{inputs.path} is a folder: give one picture, or use vitrine.caption(model, folder, OUT).")
         settings = CaptionSettings(**{"precision": self.captioner.precision, **how})
-        captioner = self.captioner.with_prompt(settings.prompt, settings.relative)
+        captioner = settings.prepare(self.captioner)
         verb: Literal["ask", "caption"] = "caption" if settings.prompt is None else "ask"
         provenance = CaptionProvenance(self.reference, captioner, settings, self._flags, verb)
         return one_or_many(inputs, describe_pictures(inputs.samples, provenance, inputs.path, batch_size))  # type: ignore[no-any-return]

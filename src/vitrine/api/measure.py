@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vitrine.api.options import PathLike, csv_cells, data_reference, optional_path, require_counts
 from vitrine.api.progress import reading_progress, say_notes
+from vitrine.errors import UsageError
 from vitrine.messages import quiet_messages
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def evaluate(
     beams: int | None = None,
     java: bool = False,
     grounding: bool = False,
+    readings: str | Sequence[str] | None = None,
     vocab: PathLike | None = None,
     arch: str | None = None,
     encoding: str | None = None,
@@ -56,6 +59,8 @@ def evaluate(
         java: of a captioner: METEOR and SPICE too, which need Java.
         grounding: of a captioner or vision-language model: score the maps of every layer on human captions, and write
             layers.json, which ``layer`` of :func:`vitrine.caption` reads.
+        readings: of ``grounding``: the ways of reading maps that are scored, as a list or with commas: attention,
+            relative, gradient, occlusion; None is all that the model has but occlusion, which runs it once a cell.
         vocab: of the published captioner, its vocab.txt.
         arch: the timm name of the model, where ``model`` is a weights file.
         encoding: of a table in the data, where it is neither UTF-8 nor UTF-16.
@@ -79,6 +84,8 @@ def evaluate(
     from vitrine.models.kind import is_captioner
 
     require_counts(batch_size=batch_size)
+    if readings is not None and not grounding:
+        raise UsageError("--readings goes with --grounding, which scores them.")
     reference, opened_model = data_reference(data, encoding), open_once(model)
     if isinstance(opened_model, str):
         captioner = is_captioner(opened_model, arch)
@@ -108,6 +115,7 @@ def evaluate(
                 architecture=arch,
                 vocabulary=optional_path(vocab),
                 by_layer=grounding,
+                readings=[name.strip() for name in readings.split(",")] if isinstance(readings, str) else readings,
                 progress=progress,
             )
             if captioner
@@ -134,8 +142,6 @@ def evaluate(
 
 def _refuse_options_of_the_other(captioner: bool, **options: object) -> None:
     """A classifier has no beams, and nothing is expected of a captioner: say so rather than ignore it."""
-    from vitrine.errors import UsageError
-
     others = ("expect", "against", "threshold", "names") if captioner else ("beams", "java", "vocab", "grounding")
     for name in others:
         if options[name] is not None:

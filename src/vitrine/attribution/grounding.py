@@ -9,7 +9,7 @@ Axes: R grid rows, C grid columns, H and W pixel rows and columns, N nouns, K ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -188,7 +188,16 @@ def _join_controls(keys: Sequence[str]) -> str:
     return join_words([_IN_A_SENTENCE[key] for key in keys])
 
 
-__all__ = ["ClusteredMean", "GroundedCaption", "Grounding", "NounScore", "alignment_drop", "grounding", "score_nouns"]
+__all__ = [
+    "ClusteredMean",
+    "GroundedCaption",
+    "Grounding",
+    "GroundingTally",
+    "NounScore",
+    "alignment_drop",
+    "grounding",
+    "score_nouns",
+]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -277,6 +286,61 @@ def score_nouns(caption: GroundedCaption, shift: int = 0) -> tuple[NounScore | N
     return tuple(scores)
 
 
+@dataclass
+class GroundingTally:
+    """The scores of nouns, caption by caption; maps and masks are not kept.
+
+    Attributes:
+        shift: see :func:`score_nouns`.
+        scores: one a noun so far.
+        captions, absent_nouns: how many there were.
+        names: of the pictures.
+    """
+
+    shift: int = 0
+    scores: list[NounScore | None] = field(default_factory=list)
+    captions: int = 0
+    absent_nouns: int = 0
+    names: set[str] = field(default_factory=set)
+
+    def add(self, caption: GroundedCaption) -> None:
+        """Score a caption's nouns.
+
+        Raises:
+            ValueError: see :func:`score_nouns`.
+        """
+        self.scores += score_nouns(caption, self.shift)
+        self.captions += 1
+        self.absent_nouns += caption.absent_nouns
+        self.names.add(caption.name)
+
+    def grounding(self) -> Grounding:
+        """What they come to; see :func:`grounding`."""
+        pairs = [score for score in self.scores if score is not None]
+        estimates: dict[str, dict[str, ClusteredMean]] = {}
+        leads: dict[str, dict[str, ClusteredMean]] = {}
+        for each in METRICS:
+            comparable = [score for score in pairs if each.key in score.values]
+            if not comparable:
+                continue
+            names = [score.name for score in comparable]
+            values_NK = np.array([[score.values[each.key][key] for key in MAPS] for score in comparable])
+            better_NK = values_NK[:, :1] - values_NK[:, 1:]
+            means = clustered_means(names, values_NK, 0.0)
+            estimates[each.key] = dict(zip(MAPS, means, strict=True))
+            leads[each.key] = dict(zip(CONTROLS, clustered_means(names, better_NK, -1.0), strict=True))
+        return Grounding(
+            estimates=estimates,
+            leads=leads,
+            captions=self.captions,
+            pictures=len(self.names),
+            nouns=len(self.scores),
+            absent_nouns=self.absent_nouns,
+            unpaired_nouns=len(self.scores) - len(pairs),
+            shift=self.shift,
+        )
+
+
 def grounding(captions: Sequence[GroundedCaption], *, shift: int = 0) -> Grounding:
     """Score the nouns of captions, and say whether words look at what they name.
 
@@ -291,30 +355,10 @@ def grounding(captions: Sequence[GroundedCaption], *, shift: int = 0) -> Groundi
     Raises:
         ValueError: see :func:`score_nouns`.
     """
-    scores = [score for caption in captions for score in score_nouns(caption, shift)]
-    pairs = [score for score in scores if score is not None]
-    estimates: dict[str, dict[str, ClusteredMean]] = {}
-    leads: dict[str, dict[str, ClusteredMean]] = {}
-    for each in METRICS:
-        comparable = [score for score in pairs if each.key in score.values]
-        if not comparable:
-            continue
-        names = [score.name for score in comparable]
-        values_NK = np.array([[score.values[each.key][key] for key in MAPS] for score in comparable])
-        better_NK = values_NK[:, :1] - values_NK[:, 1:]
-        means = clustered_means(names, values_NK, 0.0)
-        estimates[each.key] = dict(zip(MAPS, means, strict=True))
-        leads[each.key] = dict(zip(CONTROLS, clustered_means(names, better_NK, -1.0), strict=True))
-    return Grounding(
-        estimates=estimates,
-        leads=leads,
-        captions=len(captions),
-        pictures=len({caption.name for caption in captions}),
-        nouns=len(scores),
-        absent_nouns=sum(caption.absent_nouns for caption in captions),
-        unpaired_nouns=len(scores) - len(pairs),
-        shift=shift,
-    )
+    tally = GroundingTally(shift)
+    for caption in captions:
+        tally.add(caption)
+    return tally.grounding()
 
 
 def alignment_drop(

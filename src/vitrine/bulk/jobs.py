@@ -115,7 +115,7 @@ class CaptionJob:
         """The captioner."""
         precision = self.settings.precision
         captioner = open_captioner(self.model, self.architecture, self.vocabulary, precision=precision)
-        captioner = captioner.with_prompt(self.settings.prompt, self.settings.relative)
+        captioner = self.settings.prepare(captioner)
         return JobModel(captioner, captioner)
 
     def process(

@@ -14,14 +14,16 @@ from vitrine.caption.decoding import DecodedCaption, DecodeStep, MapChoice, fina
 from vitrine.caption.figures.grounding import grounding_text, mean_text, save_grounding_figure
 from vitrine.caption.inference import (
     CaptionedPicture,
+    EncodedBatch,
     PredictedCaption,
     caption_batches,
     captions_csv,
     predicted_caption,
     score_captions,
 )
-from vitrine.caption.layer_grounding import FILE, LayerCaptions, LayerGrounding
+from vitrine.caption.layer_grounding import FILE, CaptionMaps, LayerGrounding, ReadingTallies
 from vitrine.caption.model import Captioner, open_captioner
+from vitrine.caption.readings import READINGS, choose_reading, has_reading, neutral_maps, read_maps, require_reading
 from vitrine.caption.word_maps import caption_words
 from vitrine.classify.evaluate import EvaluationResult, choose_split, split_settings
 from vitrine.data.captions.datasets import open_captions
@@ -250,7 +252,7 @@ class CaptionerEvaluation(EvaluationResult):
         else:
             lines.append("Grounding was not measured: these data do not say where things are.")
         if self.layer_grounding is not None:
-            lines += ["", "Which layer looks at what human captions name?", self.layer_grounding.table().text()]
+            lines += ["", "Which maps look at what human captions name?", self.layer_grounding.table().text()]
             lines.append(self.layer_grounding.sentence)
         lines += [*self.leakage_lines(), "", ONE_TRAINING]
         return "\n".join(lines + unreadable_lines(self.unreadable))
@@ -271,6 +273,7 @@ def evaluate_captioner(
     architecture: str | None = None,
     vocabulary: Path | None = None,
     by_layer: bool = False,
+    readings: Sequence[str] | None = None,
     progress: Progress = no_progress,
 ) -> CaptionerEvaluation:
     """Evaluate a captioner on one split of captioned pictures.
@@ -288,19 +291,22 @@ def evaluate_captioner(
         architecture: ``catr`` where ``model`` is a weights file.
         vocabulary: of that file.
         by_layer: score the maps of every decoder layer on human captions, and say which points best.
+        readings: the ways of reading maps that are scored so; None takes all that the captioner has whose cost is not
+            that of running it for every cell.
         progress: called with pictures done, of how many.
 
     Raises:
         DataError, ModelError: the input cannot be used.
     """
     captioner = open_captioner(model, architecture, vocabulary, precision=precision)
-    if by_layer and captioner.question is not None:
+    names = _readings(captioner, readings) if by_layer else ()
+    if "relative" in names:
         captioner = captioner.with_prompt(None, relative=True)
     settings = split_settings(captioner.folder, seed)
     dataset = open_captions(data, seed=settings.seed, val_fraction=settings.val_fraction)
     name = choose_split(dataset, split)
     samples = tuple(dataset.splits[name])
-    collector = _CaptionCollector(captioner, samples, open_regions(data, samples), batch_size, progress, by_layer)
+    collector = _CaptionCollector(captioner, samples, open_regions(data, samples), batch_size, progress, names)
     if by_layer and collector.regions is None:
         raise DataError(
             f"{data} does not say where things are, so that no layer can be scored.\n"
@@ -323,7 +329,7 @@ def evaluate_captioner(
         human_grounding=collector.grounding("human"),
         next_word_drop=alignment_drop(collector.grounded_captions["human"]),
         captions=tuple(collector.captions),
-        layer_grounding=collector.layer_captions.scores(),
+        layer_grounding=collector.tallies.scores(),
         unreadable=tuple(collector.unreadable),
         weights_sha256=captioner.weights.sha256,
         notes=(*captioner.notes, *dataset.notes),
@@ -344,8 +350,8 @@ class _CaptionCollector:
     regions: NamedRegions | None
     batch_size: int
     progress: Progress
-    by_layer: bool = False
-    layer_captions: LayerCaptions = field(default_factory=LayerCaptions)
+    readings: Sequence[str] = ()
+    tallies: ReadingTallies = field(default_factory=ReadingTallies)
     captions: list[PredictedCaption] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     grounded_captions: dict[str, list[GroundedCaption]] = field(default_factory=lambda: {"predicted": [], "human": []})
@@ -363,23 +369,26 @@ class _CaptionCollector:
             each.name: vocabulary.encode(each.captions[0])[:max_tokens] for each in self.samples if each.captions
         }
         human: dict[str, DecodedCaption] = {}
-        relative: dict[str, DecodedCaption] = {}
+        maps: dict[str, list[CaptionMaps]] = {}
 
         def decode(module: Any, encoder_output: EncoderOutput, samples: Sequence[Sample]) -> Iterator[DecodeStep]:
             names = [sample.name for sample in samples]
-            ids, maps = [first_ids[name] for name in names], MapChoice("all" if self.by_layer else -1)
-            captions = final_captions(teacher_forced(module, encoder_output, ids, maps=maps))
+            ids = [first_ids[name] for name in names]
+            choice = MapChoice("all" if self.readings else -1)
+            captions = final_captions(teacher_forced(module, encoder_output, ids, maps=choice))
             human.update(zip(names, captions, strict=True))
-            if self.by_layer and self.captioner.question is not None:
-                baselines = maps.of(module.neutral_attention(encoder_output)).numpy()
-                quotients = [each.relative_to(base) for each, base in zip(captions, baselines, strict=True)]
-                relative.update(zip(names, quotients, strict=True))
             return greedy(module, encoder_output) if beams == 1 else beam_search(module, encoder_output, beams)
+
+        def read(batch: EncodedBatch, captions: Sequence[DecodedCaption]) -> Sequence[DecodedCaption]:
+            names = [sample.name for sample in batch.samples]
+            maps.update(zip(names, self._read(batch, [human[name] for name in names]), strict=True))
+            return captions
 
         for part in caption_batches(
             self.captioner,
             self.samples,
             decode,
+            read=read if self.readings else None,
             batch_size=self.batch_size,
             progress=self.progress,
         ):
@@ -388,7 +397,7 @@ class _CaptionCollector:
                 self.captions.append(predicted_caption(picture, vocabulary))
                 self._ground("predicted", picture)
                 name = picture.sample.name
-                self._score_human(replace(picture, caption=human.pop(name)), relative.pop(name, None))
+                self._score_human(replace(picture, caption=human.pop(name)), maps.pop(name, []))
         if not self.captions:
             raise none_readable(self.unreadable)
 
@@ -397,14 +406,26 @@ class _CaptionCollector:
         captions = self.grounded_captions[source]
         return grounding(captions) if captions else None
 
-    def _score_human(self, picture: CaptionedPicture, relative: DecodedCaption | None) -> None:
-        """A picture with its human caption, as the captioner scored it under teacher forcing; ``relative`` has its maps
-        divided by those of a neutral prompt."""
+    def _read(self, batch: EncodedBatch, captions: Sequence[DecodedCaption]) -> list[list[CaptionMaps]]:
+        """The maps of every reading of a batch's human captions, picture by picture."""
+        pictures: list[list[CaptionMaps]] = [[] for _ in captions]
+        for reading in self.readings:
+            with_maps = read_maps(reading, batch, captions, MapChoice("all"))
+            baselines = (
+                neutral_maps(batch, MapChoice("all")).numpy() if reading == "relative" else [None] * len(captions)
+            )
+            for picture, caption, baseline in zip(pictures, with_maps, baselines, strict=True):
+                picture.append(CaptionMaps(reading, caption, baseline))
+        return pictures
+
+    def _score_human(self, picture: CaptionedPicture, maps: Sequence[CaptionMaps]) -> None:
+        """A picture with its human caption, as the captioner scored it under teacher forcing, and its maps by the
+        readings that are compared."""
         self.log_probability += picture.caption.log_probability
         self.tokens += len(picture.caption.ids) + picture.caption.has_end
-        self._ground("human", picture, relative)
+        self._ground("human", picture, maps)
 
-    def _ground(self, source: str, picture: CaptionedPicture, relative: DecodedCaption | None = None) -> None:
+    def _ground(self, source: str, picture: CaptionedPicture, by_reading: Sequence[CaptionMaps] = ()) -> None:
         """Note where the words of a caption look, where it is known what is in the picture."""
         regions = self.regions.of(picture.sample.name) if self.regions is not None else None
         if regions is None or not picture.caption.ids:
@@ -416,15 +437,19 @@ class _CaptionCollector:
         maps = [word.map_RC for word in words]
         caption = GroundedCaption(picture.sample.name, maps, picture.placement, masks, absent)
         self.grounded_captions[source].append(caption)
-        if self.by_layer and source == "human":
-            captions = [None if each is None else self._by_layer(caption, each) for each in (picture.caption, relative)]
-            self.layer_captions.append(captions[0] or (), captions[1] or ())
+        self.tallies.add(caption, by_reading, self.captioner.vocabulary)
 
-    def _by_layer(self, regions: GroundedCaption, caption: DecodedCaption) -> list[GroundedCaption]:
-        """A caption with the maps of every layer, from the first on."""
-        vocabulary, layers = self.captioner.vocabulary, caption.maps_TLHK.shape[1]
-        words_L = [caption_words(caption, vocabulary, maps=MapChoice(layer)) for layer in range(layers)]
-        return [replace(regions, maps=[word.map_RC for word in words]) for words in words_L]
+
+def _readings(captioner: Captioner, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The readings to compare, in the order of their table.
+
+    Raises:
+        UsageError: there is no such reading, or the captioner does not have it.
+    """
+    for name in names or ():
+        require_reading(captioner, choose_reading(name, relative=False))
+    possible = [each for each in READINGS.values() if has_reading(captioner, each)]
+    return tuple(each.name for each in possible if (each.has_layers if names is None else each.name in names))
 
 
 def _write(out: Path, result: CaptionerEvaluation) -> None:

@@ -28,6 +28,26 @@ Decode = Callable[[Any, EncoderOutput, Sequence[Sample]], Iterator[DecodeStep]]
 
 
 @dataclass(frozen=True, eq=False)
+class EncodedBatch:
+    """The readable pictures of one batch.
+
+    Attributes:
+        captioner: that encoded them.
+        encoder_output: its encoder's output.
+        samples, photos: of each picture; photographs mode RGB, upright.
+    """
+
+    captioner: Captioner
+    encoder_output: EncoderOutput
+    samples: Sequence[Sample]
+    photos: Sequence[Image.Image]
+
+
+Read = Callable[[EncodedBatch, Sequence[DecodedCaption]], Sequence[DecodedCaption]]
+"""Gives captions that were decoded their maps, where those are read when all words are there."""
+
+
+@dataclass(frozen=True, eq=False)
 class CaptionedPicture:
     """One picture and its caption.
 
@@ -62,6 +82,7 @@ def caption_batches(
     samples: Iterable[Sample],
     decode: Decode,
     *,
+    read: Read | None = None,
     batch_size: int = 8,
     progress: Progress = no_progress,
 ) -> Iterator[BatchCaptions]:
@@ -72,6 +93,7 @@ def caption_batches(
             and words.
         samples: the pictures; of those that come one by one, no more than a batch is held.
         decode: how captions are chosen.
+        read: how their maps are read; None takes those of the decoding.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
         progress: called with pictures done, readable or not, of how many (0 where that is not known), each time the
             caller asks for more.
@@ -79,12 +101,12 @@ def caption_batches(
     source, done, total = iter(samples), 0, len(samples) if isinstance(samples, Sequence) else 0
     while part := tuple(islice(source, batch_size)):
         done += len(part)
-        yield _caption_part(captioner, part, decode)
+        yield _caption_part(captioner, part, decode, read)
         part = ()  # its pictures need not wait for the next ones
         progress(done, total)
 
 
-def _caption_part(captioner: Captioner, part: Sequence[Sample], decode: Decode) -> BatchCaptions:
+def _caption_part(captioner: Captioner, part: Sequence[Sample], decode: Decode, read: Read | None) -> BatchCaptions:
     module, transform, device = captioner.module, captioner.transform, captioner.device
     precision = "fp32" if has_bf16_image_encoder(module) else captioner.precision
     readable: list[tuple[Sample, Image.Image, Any]] = []
@@ -99,7 +121,10 @@ def _caption_part(captioner: Captioner, part: Sequence[Sample], decode: Decode) 
     if readable:
         with torch.inference_mode(), autocast(device, precision):
             encoder_output = module.encode([pixels.to(device) for _, _, pixels in readable])
-            captions = final_captions(decode(module, encoder_output, [sample for sample, _, _ in readable]))
+            samples, photos, _ = zip(*readable, strict=True)
+            captions = final_captions(decode(module, encoder_output, samples))
+            if read is not None:
+                captions = read(EncodedBatch(captioner, encoder_output, samples, photos), captions)
     pictures = (
         CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid))
         for (sample, photo, _), caption in zip(readable, captions, strict=True)

@@ -1,18 +1,24 @@
-"""Which decoder layer's word maps point best at what the words name: every layer scored on human captions.
+"""Which way of reading word maps, and which decoder layer, points best at what the words name: all scored on human
+captions.
 
-The captions are followed under teacher forcing, so that all layers are scored on the same words; of a vision-language
-model, maps relative to a neutral prompt too.
+The captions are followed under teacher forcing, so that all are scored on the same words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vitrine.attribution.grounding import CONTROLS, METRICS, WORD, GroundedCaption, Grounding, grounding
-from vitrine.caption.decoding import parse_layers
+import numpy as np
+import numpy.typing as npt
+
+from vitrine.attribution.grounding import CONTROLS, METRICS, WORD, GroundedCaption, Grounding, GroundingTally
+from vitrine.caption.decoding import DecodedCaption, parse_layers
+from vitrine.caption.readings import READINGS, choose_reading
+from vitrine.caption.tokenizer import Vocabulary
+from vitrine.caption.word_maps import caption_words
 from vitrine.errors import UsageError
 from vitrine.io.files import to_json
 from vitrine.io.untrusted_files import read_json
@@ -20,132 +26,220 @@ from vitrine.plotting.tables import Table
 from vitrine.results import shown_number
 
 FILE = "layers.json"
-"""The file in which the choice of a layer is kept beside the other results of an evaluation."""
+"""The file in which the choice of layer, heads and reading is kept beside the other results of an evaluation."""
+
+HEADS = "mean"
+"""Heads are averaged in what is scored."""
+
+Layer = int | Literal["mean"]
+MapKey = tuple[str, Layer | None]
+"""A reading's name, and a layer from 0, the mean of all, or None where the reading has none."""
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionMaps:
+    """One caption with the maps of one reading, of all layers, heads averaged.
+
+    Attributes:
+        reading: its name.
+        caption: with these maps (T, L, 1, K).
+        baseline_LHK: that maps are divided by once layers are averaged; None leaves them.
+    """
+
+    reading: str
+    caption: DecodedCaption
+    baseline_LHK: npt.NDArray[np.float32] | None = None
+
+    def by_layer(self) -> Iterator[tuple[MapKey, DecodedCaption]]:
+        """The caption with the map of each layer, then with the mean of all."""
+        if not READINGS[self.reading].has_layers:
+            yield (self.reading, None), self.caption
+            return
+        maps_TLHK = self.caption.maps_TLHK
+        for layer in range(maps_TLHK.shape[1]):
+            yield (self.reading, layer), self._with(slice(layer, layer + 1))
+        if maps_TLHK.shape[1] > 1:
+            yield (self.reading, "mean"), self._with(slice(None))
+
+    def _with(self, layers: slice) -> DecodedCaption:
+        caption = replace(self.caption, maps_TLHK=self.caption.maps_TLHK[:, layers].mean(1, keepdims=True))
+        if self.baseline_LHK is None:
+            return caption
+        return caption.relative_to(self.baseline_LHK[layers].mean(0, keepdims=True))
 
 
 @dataclass
-class LayerCaptions:
-    """The captions of some pictures with the maps of every layer, as they are gathered.
+class ReadingTallies:
+    """The scores of every reading and layer, as captions come; and those with the map of the next word.
 
     Attributes:
-        by_layer: of each layer from 0, the captions.
-        relative_by_layer: the same with maps that were divided by those of a neutral prompt; empty without one.
+        own, next_word: by reading and layer.
     """
 
-    by_layer: list[list[GroundedCaption]] = field(default_factory=list)
-    relative_by_layer: list[list[GroundedCaption]] = field(default_factory=list)
+    own: dict[MapKey, GroundingTally] = field(default_factory=dict)
+    next_word: dict[MapKey, GroundingTally] = field(default_factory=dict)
 
-    def append(self, captions: Sequence[GroundedCaption], relative: Sequence[GroundedCaption] = ()) -> None:
-        """Add one caption, given with the maps of every layer."""
-        self.by_layer = self.by_layer or [[] for _ in captions]
-        self.relative_by_layer = self.relative_by_layer or [[] for _ in relative]
-        for layers, maps in ((self.by_layer, captions), (self.relative_by_layer, relative)):
-            for layer, caption in zip(layers, maps, strict=True):
-                layer.append(caption)
+    def add(self, regions: GroundedCaption, maps: Sequence[CaptionMaps], vocabulary: Vocabulary) -> None:
+        """Score one caption.
+
+        Args:
+            regions: its nouns; the maps there are not looked at.
+            maps: the caption with the maps of each reading.
+            vocabulary: of its ids.
+        """
+        for each in maps:
+            for key, caption in each.by_layer():
+                self.add_maps(key, replace(regions, maps=[word.map_RC for word in caption_words(caption, vocabulary)]))
+
+    def add_maps(self, key: MapKey, caption: GroundedCaption) -> None:
+        """Score one caption with the maps of one reading and layer."""
+        self.own.setdefault(key, GroundingTally()).add(caption)
+        self.next_word.setdefault(key, GroundingTally(1)).add(caption)
 
     def scores(self) -> LayerGrounding | None:
-        """The grounding of every layer; None where no noun of the captions can be scored."""
-        layers, relative = (
-            tuple(grounding(captions) for captions in each) for each in (self.by_layer, self.relative_by_layer)
+        """The grounding of each; None where no noun of the captions can be scored."""
+        rows = tuple(
+            LayerScore(reading, layer, tally.grounding(), self.next_word[reading, layer].grounding())
+            for (reading, layer), tally in self.own.items()
         )
-        by = METRICS[0].key
-        return LayerGrounding(layers, relative) if layers and by in layers[0].estimates else None
+        return LayerGrounding(rows) if rows and METRICS[0].key in rows[0].grounding.estimates else None
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """One way of reading maps.
+
+    Attributes:
+        reading, layer: as in :data:`MapKey`; heads are averaged.
+        grounding: of the words' own maps.
+        next_word: of the same nouns with the map of the next word.
+    """
+
+    reading: str
+    layer: Layer | None
+    grounding: Grounding
+    next_word: Grounding
+
+    @property
+    def hit(self) -> float:
+        """The pointing hit."""
+        return self.grounding.estimates[METRICS[0].key][WORD].mean
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+        if self.layer is None:
+            return self.reading
+        layers = "the mean of all layers" if self.layer == "mean" else f"layer {self.layer}"
+        return layers if self.reading == "attention" else f"{layers} by {self.reading}"
+
+    @property
+    def options(self) -> str:
+        """What asks ``vitrine caption`` for it."""
+        layer = "" if self.layer is None else f" --layer {self.layer}"
+        return (layer + ("" if self.reading == "attention" else f" --reading {self.reading}")).strip()
 
 
 @dataclass(frozen=True)
 class LayerGrounding:
-    """The grounding of every decoder layer, mean over its heads.
+    """The grounding of every reading and layer, mean over heads.
 
     Attributes:
-        layers: from layer 0 on.
-        relative: the same, of maps that were divided by those of a neutral prompt; empty of captioners that take none.
+        rows: readings in the order of their table, each from layer 0 on.
     """
 
-    layers: tuple[Grounding, ...]
-    relative: tuple[Grounding, ...] = ()
+    rows: tuple[LayerScore, ...]
 
     @property
-    def best(self) -> int:
-        """The layer with the highest pointing hit; of equals the first, and plain maps before relative ones."""
-        return self._best_row % len(self.layers)
-
-    @property
-    def is_relative_best(self) -> bool:
-        """Whether its relative maps are the ones that point best."""
-        return self._best_row >= len(self.layers)
-
-    @property
-    def _best_row(self) -> int:
-        rows = (*self.layers, *self.relative)
-        return max(range(len(rows)), key=lambda row: _hit(rows[row]))
+    def best(self) -> LayerScore:
+        """The one with the highest pointing hit; of equals the first. A reading without layers is a yardstick for the
+        others, of as many runs of the model as a map has cells, and is not chosen."""
+        return max((row for row in self.rows if row.layer is not None), key=lambda row: row.hit)
 
     @property
     def sentence(self) -> str:
         """What to do, for a person."""
-        best = (*self.layers, *self.relative)[self._best_row]
-        how, option = (", relative to a neutral prompt", " --relative") if self.is_relative_best else ("", "")
-        advice = f"Layer {self.best}{how} points best: --layer {self.best}{option}."
-        if best.flag not in ("points", "leans"):
-            return f"{advice} {best.finding}: no layer is to be believed on these data."
-        return f"{advice} {best.finding}. It was chosen on these pictures: on others expect a little less."
+        finding = self.best.grounding.finding
+        name = self.best.name[0].upper() + self.best.name[1:]
+        advice = f"{name} points best: {self.best.options}."
+        if self.best.grounding.flag not in ("points", "leans"):
+            return f"{advice} {finding}: none is to be believed on these data."
+        return f"{advice} {finding}. It was chosen on these pictures: on others expect a little less."
 
     def table(self) -> Table:
-        """A row a layer: pointing hit with its interval, and the controls' on the same nouns."""
+        """A row each: pointing hit with its interval, and the controls' on the same nouns."""
         rows = []
-        names = [str(number) for number in range(len(self.layers))]
-        names += [f"{number} relative" for number in range(len(self.relative))]
-        for name, layer in zip(names, (*self.layers, *self.relative), strict=True):
-            row = layer.estimates[METRICS[0].key]
-            ends = row[WORD].interval
+        for row in self.rows:
+            estimates = row.grounding.estimates[METRICS[0].key]
+            ends = estimates[WORD].interval
             within = "" if ends is None else f" ({shown_number(ends.low, 3)} to {shown_number(ends.high, 3)})"
-            controls = (f"{row[control].mean:.3f}" for control in CONTROLS)
-            rows.append((name, f"{row[WORD].mean:.3f}{within}", *controls))
-        return Table(("layer", METRICS[0].label, "mean map", "centre blob", "uniform"), tuple(rows))
+            shifted = row.next_word.estimates.get(METRICS[0].key)
+            controls = [f"{estimates[control].mean:.3f}" for control in CONTROLS]
+            next_word = "" if shifted is None else f"{shifted[WORD].mean:.3f}"
+            layer = "" if row.layer is None else str(row.layer)
+            rows.append((row.reading, layer, f"{row.hit:.3f}{within}", next_word, *controls))
+        names = ("reading", "layer", METRICS[0].label, "next word's map", "mean map", "centre blob", "uniform")
+        return Table(names, tuple(rows))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the layer to use, what is to be said of it, and every layer's grounding."""
-        return {
-            "layer": self.best,
-            "relative": self.is_relative_best,
-            "sentence": self.sentence,
-            "layers": [layer.to_dict() for layer in self.layers],
-            "relative_layers": [layer.to_dict() for layer in self.relative],
-        }
+        """JSON-ready: what to use, what is to be said of it, and every row's grounding."""
+        rows = [
+            {
+                "reading": row.reading,
+                "layer": row.layer,
+                "heads": HEADS,
+                "grounding": row.grounding.to_dict(),
+                "next_word": row.next_word.to_dict(),
+            }
+            for row in self.rows
+        ]
+        choice = {"reading": self.best.reading, "layer": self.best.layer, "heads": HEADS}
+        return {**choice, "sentence": self.sentence, "rows": rows}
 
     def to_json(self) -> str:
         """The content of :data:`FILE`."""
         return to_json(self.to_dict())
 
 
-def _hit(layer: Grounding) -> float:
-    return layer.estimates[METRICS[0].key][WORD].mean
+def map_options(layer: Any, heads: Any, reading: str | None, relative: bool) -> dict[str, Any]:
+    """The fields ``layer``, ``heads`` and ``reading`` of :class:`vitrine.caption.run.CaptionSettings`.
 
-
-def read_layers(layers: str | int | tuple[int, int]) -> int | tuple[int, int] | Literal["mean"]:
-    """Layers as the command line has them: those of :func:`~vitrine.caption.decoding.parse_layers`, or a file.
-    Numbers are taken as they are.
+    Args:
+        layer: as :func:`~vitrine.caption.decoding.parse_layers` reads it; a number or a pair, which are taken as they
+            are; or the path of a :data:`FILE`, which has heads and a reading for where none are given.
+        heads: "mean" is what the file says.
+        reading: None is what the file says, else the attention.
+        relative: whether the reading ``relative`` was asked for by its own option.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: one of these cannot be used, or two do not go together.
     """
-    if not isinstance(layers, str):
-        return layers
-    return read_chosen_layer(Path(layers).expanduser()) if layers.endswith(".json") else parse_layers(layers)
+    if not isinstance(layer, str) or not layer.endswith(".json"):
+        parsed = parse_layers(layer) if isinstance(layer, str) else layer
+        return {"layer": parsed, "heads": heads, "reading": choose_reading(reading, relative)}
+    choice = read_choice(Path(layer).expanduser())
+    if reading is None and not relative:
+        reading = choice["reading"]
+    return {**choice, "heads": choice["heads"] if heads == "mean" else heads,
+            "reading": choose_reading(reading, relative)}  # fmt: skip
 
 
-def read_chosen_layer(path: Path) -> int:
-    """The layer that a :data:`FILE` chose.
+def read_choice(path: Path) -> Mapping[str, Any]:
+    """The layer, the heads and the reading that a :data:`FILE` chose.
 
     Raises:
         UsageError: there is no such file, or it is none that ``vitrine evaluate --grounding`` wrote.
     """
     try:
-        layer = read_json(path, dict[str, Any])["layer"]
-        if not isinstance(layer, int) or isinstance(layer, bool) or layer < 0:
+        content = read_json(path, dict[str, Any])
+        layer, heads, reading = content["layer"], content["heads"], content["reading"]
+        if layer != "mean" and (not isinstance(layer, int) or isinstance(layer, bool) or layer < 0):
             raise ValueError(f"its layer is {layer!r}")
-    except (OSError, ValueError, KeyError) as error:
+        if heads != HEADS or reading not in READINGS or not READINGS[reading].has_layers:
+            raise ValueError(f"its heads are {heads!r} and its reading is {reading!r}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
             f"--layer {path} cannot be used: {error}.\n"
             f"Expected a number, or the {FILE} that vitrine evaluate MODEL DATA --grounding -o DIR writes."
         ) from None
-    return layer
+    return {"layer": layer, "heads": heads, "reading": reading}

@@ -171,7 +171,7 @@ def caption_in_memory(
     """
     samples = pictures.choose(limit, settings.seed)
     captioner = open_captioner(model, architecture, vocabulary, download, settings.precision)
-    captioner = captioner.with_prompt(settings.prompt, settings.relative)
+    captioner = settings.prepare(captioner)
     flags = captioner_flags(architecture, vocabulary)
     provenance = CaptionProvenance(captioner.reference, captioner, settings, flags)
     captions: list[Caption] = []
@@ -199,7 +199,7 @@ def describe_pictures(
     """
     settings = provenance.settings
     captioner = replace(provenance.captioner, precision=settings.precision)
-    for batch in caption_batches(captioner, samples, settings.decode, batch_size=batch_size):
+    for batch in caption_batches(captioner, samples, settings.decode, read=settings.read, batch_size=batch_size):
         yield _captions(batch.pictures, provenance, path), batch.unreadable
 
 

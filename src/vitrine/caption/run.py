@@ -15,16 +15,18 @@ import numpy as np
 
 from vitrine.caption.attention_sinks import find_sinks, mask_sinks
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import DecodeStep, MapChoice, describe_layers, greedy
+from vitrine.caption.decoding import DecodedCaption, DecodeStep, MapChoice, describe_layers, greedy
 from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_caption_figure
-from vitrine.caption.inference import BatchCaptions, CaptionedPicture, caption_batches
+from vitrine.caption.inference import BatchCaptions, CaptionedPicture, EncodedBatch, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
+from vitrine.caption.readings import READINGS, choose_reading, read_maps, require_reading
 from vitrine.caption.sampling import sample
 from vitrine.caption.word_localization import WordCheck, check_words
 from vitrine.caption.word_maps import CaptionWord, Join, caption_words
 from vitrine.data.picture_inputs import PictureInput, count_at_hand, path_in, picture_input
 from vitrine.data.samples import Sample
 from vitrine.display import ResultSequence
+from vitrine.errors import UsageError
 from vitrine.io.figure_folder import FigureCall, FolderClaim, claim_folder, picture_choice
 from vitrine.io.file_names import beside
 from vitrine.io.files import remove_unfinished, unwritten_picture, writing
@@ -83,7 +85,9 @@ class CaptionSettings:
         precision: "fp32" or "bf16".
         kind: "png" or "svg".
         prompt: what a vision-language model is asked; None asks for a caption, as the model does.
-        relative: maps are divided by that of a neutral prompt on the same picture (Zhang et al. 2025).
+        reading: how maps are read: the name of one of :data:`vitrine.caption.readings.READINGS`.
+        relative: the reading ``relative``, in which maps are divided by that of a neutral prompt on the same picture
+            (Zhang et al. 2025), may be asked for by this, too.
         without_sinks: places that draw attention whatever the word is are left out of a vision-language model's maps.
     """
 
@@ -104,6 +108,30 @@ class CaptionSettings:
     prompt: str | None = None
     relative: bool = False
     without_sinks: bool = False
+    reading: str = "attention"
+
+    def __post_init__(self) -> None:
+        """Refuse a reading that there is not, or one that has no layers with some."""
+        reading = choose_reading(None if self.relative and self.reading == "attention" else self.reading, self.relative)
+        object.__setattr__(self, "reading", reading)
+        object.__setattr__(self, "relative", reading == "relative")
+        if not READINGS[reading].has_layers and (self.layer, self.heads) != (-1, "mean"):
+            raise UsageError(f"Maps by {reading} have neither layers nor heads: leave --layer and --heads out.")
+
+    def prepare(self, captioner: Captioner) -> Captioner:
+        """The captioner with the prompt, and with what the reading needs.
+
+        Raises:
+            UsageError: the captioner takes no prompt, or its maps cannot be read so.
+        """
+        captioner = captioner.with_prompt(self.prompt, self.relative)
+        require_reading(captioner, self.reading)
+        return captioner
+
+    def read(self, batch: EncodedBatch, captions: Sequence[DecodedCaption]) -> Sequence[DecodedCaption]:
+        """Give captions the maps of the reading; what :func:`vitrine.caption.inference.caption_batches` takes as
+        ``read``."""
+        return read_maps(self.reading, batch, captions, MapChoice(self.layer, self.heads))
 
     def decode(
         self, captioner: Any, encoder_output: EncoderOutput, _samples: Sequence[Sample] = ()
@@ -157,6 +185,7 @@ class CaptionSettings:
             "--format": "kind",
         }
         flags = [*(["--sample"] if self.sampled else []), *(["--relative"] if self.relative else [])]
+        flags += ["--reading", self.reading] if self.reading not in (default.reading, "relative") else []
         flags += ["--mask-sinks"] if self.without_sinks else []
         for option, name in fields.items():
             if getattr(self, name) != getattr(default, name):
@@ -314,7 +343,6 @@ def prepare_word_maps(
     checks = check_words([replace(word, map_RC=np.nan_to_num(word.map_RC)) for word in words])
     heads = f"head {settings.heads}" if isinstance(settings.heads, int) else f"{settings.heads} of heads"
     layers = describe_layers(settings.layer)
-    relative = ", relative to a neutral prompt" if settings.relative else ""
     figure_picture = CaptionPicture(
         photo_HWC=np.asarray(picture.photo),
         placement=picture.placement,
@@ -325,7 +353,9 @@ def prepare_word_maps(
         ),
         name=picture.sample.name,
         log_probability=caption.log_probability,
-        method=f"{captioner.attention} of the query that predicted each word, {layers}, {heads}{relative}",
+        method=READINGS[settings.reading].caption_line.format(
+            attention=captioner.attention, layers=layers, heads=heads
+        ),
         notes=_figure_notes(picture, captioner, sinks.sentence(settings.without_sinks) if sinks else ""),
         model=model,
     )
@@ -372,6 +402,7 @@ class CaptionProvenance:
         settings = self.settings
         question = [settings.prompt or ""] if self.verb == "ask" else []
         flags = replace(settings, prompt=None, kind="png").flags() if question else settings.flags()
+        layer = describe_layers(settings.layer) if isinstance(settings.layer, tuple) else str(settings.layer)
         command = ["vitrine", self.verb, self.model, str(path), *question, "-o", out, *self.flags, *flags]
         return Provenance(
             figure="caption",
@@ -379,9 +410,9 @@ class CaptionProvenance:
             weights_sha256=self.captioner.weights.sha256,
             picture=str(path or sample.name),
             picture_sha256=None if path is None else hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
-            method=self.captioner.attention,
-            layer=describe_layers(settings.layer) if isinstance(settings.layer, tuple) else str(settings.layer),
-            heads=str(settings.heads),
+            method=self.captioner.attention if settings.reading == "attention" else settings.reading,
+            layer=layer if READINGS[settings.reading].has_layers else None,
+            heads=str(settings.heads) if READINGS[settings.reading].has_layers else None,
             precision=settings.precision,
             command=None if path is None else shlex.join(command),
         )
@@ -428,7 +459,7 @@ def caption_pictures(
     pictures = images if isinstance(images, PictureInput) else picture_input(images)
     samples = pictures.choose(limit, settings.seed)
     captioner = open_captioner(model, architecture, vocabulary, download, settings.precision)
-    captioner = captioner.with_prompt(settings.prompt, settings.relative)
+    captioner = settings.prepare(captioner)
     figures = figures_of(samples, settings.kind)
     remove_unfinished(out, *{(out / figure).parent for figure in figures.values()})
     provenance = CaptionProvenance(captioner.reference, captioner, settings, captioner_flags(architecture, vocabulary))
@@ -490,7 +521,12 @@ class CaptionWriter:
     def caption(self, samples: Iterable[Sample], batch_size: int, progress: Progress = no_progress) -> None:
         """Caption pictures; see :func:`vitrine.caption.inference.caption_batches`."""
         for batch in caption_batches(
-            self.captioner, samples, self.settings.decode, batch_size=batch_size, progress=progress
+            self.captioner,
+            samples,
+            self.settings.decode,
+            read=self.settings.read,
+            batch_size=batch_size,
+            progress=progress,
         ):
             self._write(batch)
             del batch  # its photographs need not wait for the next ones

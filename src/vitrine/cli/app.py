@@ -239,6 +239,14 @@ def evaluate(
             "layers.json, which vitrine caption --layer reads.",
         ),
     ] = False,
+    readings: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Of --grounding: the ways of reading maps that are scored, of attention, relative, gradient and "
+            "occlusion; default: all that the model has but occlusion, which runs it once a cell.",
+        ),
+    ] = None,
     vocab: VocabOption = None,
     arch: ArchOption = None,
     encoding: EncodingOption = None,
@@ -273,6 +281,7 @@ def evaluate(
         encoding=encoding,
         names=names,
         grounding=grounding,
+        readings=readings,
     )
     show.result(result, result.table, as_json)
     if result.missed_expectation:

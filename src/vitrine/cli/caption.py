@@ -30,14 +30,23 @@ LayerOption = Annotated[
     typer.Option(
         metavar="N|M-N|mean|FILE",
         help="Of the decoder, from 0 or from the end with -1; 8-20 is the mean of those layers, mean that of "
-        "all; a layers.json that evaluate --grounding wrote has the one that points best.",
+        "all; a layers.json that evaluate --grounding wrote has the one that points best, with its --reading.",
+    ),
+]
+ReadingOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="attention|relative|gradient|occlusion",
+        help="How maps are read: attention; divided by that of a neutral prompt; times the positive gradient of the "
+        "word's logit; or the fall of its log-probability with each cell covered, which runs the model once a cell. "
+        "relative and gradient are of vision-language models. Default: attention, or what --layer's file says.",
     ),
 ]
 RelativeOption = Annotated[
     bool,
     typer.Option(
         "--relative",
-        help="Of a vision-language model: divide maps by that of a neutral prompt on the same picture.",
+        help="The same as --reading relative.",
     ),
 ]
 SinksOption = Annotated[
@@ -97,6 +106,7 @@ def caption(
         ),
     ] = None,
     layer: LayerOption = "-1",
+    reading: ReadingOption = None,
     relative: RelativeOption = False,
     mask_sinks: SinksOption = False,
     heads: HeadsOption = "mean",
@@ -146,6 +156,7 @@ def caption(
             seed=seed,
             max_pieces=max_pieces,
             layer=layer,
+            reading=reading,
             relative=relative,
             mask_sinks=mask_sinks,
             prompt=prompt,
@@ -200,6 +211,7 @@ def ask(
         int | None, typer.Option(min=1, help="Cut the answer after so many word pieces; default: 256.")
     ] = None,
     layer: LayerOption = "-1",
+    reading: ReadingOption = None,
     relative: RelativeOption = False,
     mask_sinks: SinksOption = False,
     heads: HeadsOption = "mean",
@@ -220,6 +232,7 @@ def ask(
         beams=beams,
         max_pieces=max_pieces,
         layer=layer,
+        reading=reading,
         relative=relative,
         mask_sinks=mask_sinks,
         heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,

@@ -21,6 +21,7 @@ from vitrine.caption.attention_sinks import find_sinks
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, MapChoice, describe_layers, end_ids
 from vitrine.caption.model import Captioner
+from vitrine.caption.readings import READINGS as ALL_READINGS
 from vitrine.caption.run import CaptionSettings
 from vitrine.caption.sampling import Candidate, PrefixStep, continue_prefix
 from vitrine.caption.word_localization import check_words
@@ -40,7 +41,7 @@ from vitrine.serve.worker import Job
 OnWord = Callable[[WordInfo], None]
 Layers = int | tuple[int, int] | Literal["mean"]
 
-READINGS = ("attention", "relative")
+READINGS = tuple(each.name for each in ALL_READINGS.values() if each.during_decoding)
 """Ways to read a word's map of a vision-language model: as it is, or divided by that of a neutral prompt."""
 
 MAX_ANSWERS = 4

@@ -5,6 +5,7 @@ Axes: C channels (red, green, blue), H rows, W columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,11 @@ class CaptionTransform:
 
     spec: CaptionInput
 
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The colour that becomes 0: red, green, blue, 0 to 255."""
+        return colour_of(self.spec.mean, 1 / 255)
+
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """The captioner's input: float32 (3, h, w), from -1 to 1 with the published normalisation.
 
@@ -86,6 +92,18 @@ class CaptionTransform:
             return WholeGeometry(width, height, max(1, int(width * scale)), max(1, int(height * scale)))
         across, down = (max(1, round(side * scale / multiple)) * multiple for side in (width, height))
         return WholeGeometry(width, height, across, down)
+
+
+def colour_of(mean: Sequence[float], rescale: float) -> tuple[int, int, int]:
+    """A normalisation's mean as a colour: red, green, blue, 0 to 255.
+
+    Args:
+        mean: per channel, or one for all.
+        rescale: that pixels of 0 to 255 are multiplied by before it is taken off.
+    """
+    values = list(mean) * 3 if len(mean) == 1 else list(mean)
+    red, green, blue = (min(255, max(0, round(value / rescale))) for value in values)
+    return red, green, blue
 
 
 class CaptionTrainTransform:
@@ -130,6 +148,11 @@ class ProcessorTransform:
     """
 
     spec: ProcessorInput
+
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The colour that becomes 0: red, green, blue, 0 to 255."""
+        return colour_of(self.spec.mean, self.spec.rescale)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """The captioner's input: float32 (3, h, w).

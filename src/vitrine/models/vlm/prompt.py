@@ -75,6 +75,14 @@ class PromptTransform:
         """What stands for a picture in a prompt's text."""
         return str(getattr(self.processor, "boi_token", None) or self.processor.image_token)
 
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The colour that the processor's normalisation makes 0: red, green, blue, 0 to 255; grey without one."""
+        images = self.processor.image_processor
+        mean = images.image_mean if getattr(images, "do_normalize", False) else None
+        red, green, blue = (min(255, max(0, round(255 * value))) for value in mean or (0.5, 0.5, 0.5))
+        return red, green, blue
+
     def __call__(self, image: Image.Image) -> PromptInput:
         """The model's input.
 
