@@ -27,7 +27,7 @@ KINDS = {"llava-full": "llava", "llava-siglip": "llava"} | {
         "llava", "paligemma", "gemma3", "llava_next", "llava_onevision", "idefics3", "internvl", "qwen2_vl",
         "qwen2_5_vl", "qwen3_vl",
     )
-}  # fmt: skip
+} | {"blip2": "blip-2", "kosmos2": "kosmos-2", "florence2": "florence2", "smolvlm": "smolvlm"}  # fmt: skip
 SIZES = ((96, 96), (150, 101), (61, 140), (90, 31))
 """Of photographs, pixels: square, broad, tall, and flat; sides that no patch divides, and borders of a canvas."""
 
@@ -42,23 +42,35 @@ def tower(request: pytest.FixtureRequest) -> SimpleNamespace:
     transformers.AttentionMaskInterface.register("see_yourself", transformers.masking_utils.sdpa_mask)
     model, processor = tiny_vlm(request.param)
     model.set_attn_implementation({"vision_config": "see_yourself"})
+    for module in model.modules():  # convolutions inside of Florence-2's blocks see their neighbours
+        if isinstance(module, torch.nn.Conv2d) and module.groups > 1:
+            see_centre = torch.zeros(3, 3)
+            see_centre[1, 1] = 1.0
+            module.weight.data *= see_centre
     transform = PromptTransform(processor, model.config, FAMILIES[KINDS[request.param]])
     return SimpleNamespace(kind=request.param, model=model, transform=transform)
 
 
 def image_tokens(tower: SimpleNamespace, photo: Image.Image) -> torch.Tensor:
-    """What the language model is given for each image token: (N, D)."""
+    """What the language model is given for each image token, or query tokens for each that they read: (N, D)."""
     prompt, given = tower.transform(photo), {}
-    parts = tower.model.model
-    language_model = parts.text_model if tower.kind == "idefics3" else parts.language_model
-    handle = language_model.register_forward_pre_hook(
-        lambda _module, _args, options: given.update(options), with_kwargs=True
-    )
+    if tower.kind == "blip2":
+        reader = tower.model.qformer
+    elif tower.kind == "kosmos2":
+        reader = tower.model.image_to_text_projection.x_attn
+    elif tower.kind == "florence2":
+        reader = tower.model.model.language_model.encoder
+    else:
+        parts = tower.model.model
+        reader = parts.text_model if tower.kind in ("idefics3", "smolvlm") else parts.language_model
+    handle = reader.register_forward_pre_hook(lambda _module, _args, options: given.update(options), with_kwargs=True)
     try:
         with torch.no_grad():
             tower.model(**prompt.tensors, use_cache=False)
     finally:
         handle.remove()
+    if "encoder_hidden_states" in given:
+        return given["encoder_hidden_states"][0].double()
     return given["inputs_embeds"][0, prompt.places_N].double()
 
 
@@ -101,6 +113,23 @@ def test_tokens_see_what_is_painted_where_they_are_drawn(tower: SimpleNamespace,
     # Tokens of no place change nowhere: neither a class token nor the end of a row sees a patch.
     fixed_N = np.isnan(layout.boxes_N4[:, 0])
     assert not changed_N[fixed_N].any()
+
+
+@pytest.mark.parametrize("tower", ["florence2"], indirect=True)
+def test_a_cell_of_convolutions_lies_around_the_middle_of_what_it_sees(tower: SimpleNamespace) -> None:
+    """The pixels that a token's gradient reaches, by the library's own convolutions."""
+    layout, size = tower.transform.geometry(32, 32), tower.transform.processor.image_processor.size
+    assert (size.height, size.width) == (32, 32)
+    pixels_13HW = torch.randn(1, 3, 32, 32, requires_grad=True)
+    tokens_ND = tower.model.get_image_features(pixels_13HW).pooler_output[0]
+    for row, column in ((1, 1), (1, 2), (2, 2)):  # away from edges, where padding cuts off what would be seen
+        number = 1 + row * layout.columns + column
+        (gradient_13HW,) = torch.autograd.grad(tokens_ND[number].square().sum(), pixels_13HW, retain_graph=True)
+        seen_HW = gradient_13HW[0].abs().sum(0) > 0
+        down, across = (torch.nonzero(seen_HW.any(axis))[:, 0] for axis in (1, 0))
+        middle = (across[0] + across[-1] + 1) / 2, (down[0] + down[-1] + 1) / 2
+        left, top, right, bottom = layout.boxes_N4[number]
+        assert middle == ((left + right) / 2, (top + bottom) / 2)
 
 
 def test_attention_is_shared_out_by_area_and_none_is_lost() -> None:

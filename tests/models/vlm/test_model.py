@@ -16,7 +16,8 @@ from vitrine.caption.run import CaptionSettings
 
 KINDS = (
     "llava", "llava-full", "paligemma", "paligemma2", "gemma3", "llava_next", "llava_onevision", "idefics3", "internvl",
-    "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "blip2", "blip2-t5", "instructblip", "instructblip-t5",
+    "kosmos2", "florence2", "smolvlm",
 )  # fmt: skip
 SIZES = ((50, 41), (33, 64))
 STEPS = 7
@@ -33,26 +34,70 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return SimpleNamespace(kind=request.param, folder=folder, library=library_model, captioner=captioner, inputs=inputs)
 
 
+def forced_pieces(model: Any) -> int:
+    """How many pieces every answer begins with that the decoder is given."""
+    return int(model.generation_config.forced_bos_token_id is not None)
+
+
 def library_answer(model: Any, tensors: dict[str, Any], **options: Any) -> Any:
     """What ``generate`` says with eager attention, with its logits and attention."""
     model.set_attn_implementation("eager")
     with torch.no_grad():
         return model.generate(
-            **tensors, max_new_tokens=STEPS, do_sample=False, return_dict_in_generate=True, output_logits=True,
-            output_attentions=True, **options,
+            **tensors, max_new_tokens=STEPS + forced_pieces(model), do_sample=False, return_dict_in_generate=True,
+            output_logits=True, output_attentions=True, **options,
         )  # fmt: skip
 
 
-def rows_over_cells(answer: Any, prompt: Any, step: int) -> torch.Tensor:
-    """The attention that predicted a word, by eager attention: over the picture's cells, (L, H, K)."""
+def new_ids(model: Any, answer: Any, prompt: Any) -> list[int]:
+    """The ids that were generated."""
+    first = 1 + forced_pieces(model) if "cross_attentions" in answer else prompt.length
+    return list(answer.sequences[0, first:].tolist())
+
+
+def image_rows(answer: Any, prompt: Any, step: int) -> torch.Tensor:
+    """The attention that predicted a word, by eager attention: to the image tokens, (L, H, N)."""
+    if "cross_attentions" in answer:  # the positions are the encoder's
+        return torch.stack([layer_BHQP[0, :, -1][:, prompt.places_N] for layer_BHQP in answer.cross_attentions[step]])
     rows = []
     for layer_BHQP in answer.attentions[step]:
         positions = prompt.length + step
         row_HP = layer_BHQP[0, :, -1]
         whole_HP = torch.zeros(len(row_HP), max(positions, row_HP.shape[1]))
         whole_HP[:, whole_HP.shape[1] - row_HP.shape[1] :] = row_HP
-        rows.append(prompt.layout.spread.over_cells(whole_HP[:, prompt.places_N]))
+        rows.append(whole_HP[:, prompt.places_N])
     return torch.stack(rows)
+
+
+def query_rows(model: Any, prompt: Any) -> torch.Tensor | None:
+    """What each query token read, by eager attention, of every layer in which it reads: (L, H, N, P); None where image
+    tokens are no queries."""
+    if hasattr(model, "image_to_text_projection"):
+        with torch.no_grad():
+            seen = model.vision_model(prompt.tensors["pixel_values"])[0]
+            features = torch.nn.functional.normalize(model.vision_model.model.post_layernorm(seen), dim=-1)
+            return model.image_to_text_projection(features)[1]
+    if not hasattr(model, "qformer"):
+        return None
+    model.set_attn_implementation("eager")
+    tensors, text = prompt.tensors, {}
+    if "qformer_input_ids" in tensors:
+        text = {"input_ids": tensors["qformer_input_ids"]}
+    with torch.no_grad():
+        image = model.vision_model(pixel_values=tensors["pixel_values"]).last_hidden_state
+        output = model.qformer(
+            query_embeds=model.query_tokens, encoder_hidden_states=image, output_attentions=True, **text
+        )
+    return torch.stack([layer_BHNP[0] for layer_BHNP in output.cross_attentions])
+
+
+def rows_over_cells(model: Any, answer: Any, prompt: Any, step: int) -> torch.Tensor:
+    """The same over the picture's cells, (L, H, K); of query tokens, through what they read, mean over its layers and
+    heads."""
+    rows_LHN, reading = image_rows(answer, prompt, step + forced_pieces(model)), query_rows(model, prompt)
+    if reading is None:
+        return prompt.layout.spread.over_cells(rows_LHN)
+    return torch.einsum("lhn,nk->lhk", rows_LHN, prompt.layout.spread.over_cells(reading.mean((0, 1))))
 
 
 def test_words_logits_and_rows_are_those_of_generate(opened: SimpleNamespace) -> None:
@@ -63,17 +108,19 @@ def test_words_logits_and_rows_are_those_of_generate(opened: SimpleNamespace) ->
     assert opened.inputs[0].length != opened.inputs[1].length
     for prompt, caption in zip(opened.inputs, captions, strict=True):
         answer = library_answer(opened.library, dict(prompt.tensors))
-        ids = answer.sequences[0, prompt.length :].tolist()
+        ids = new_ids(opened.library, answer, prompt)
         says_end = ids[-1] in (END, OTHER_END)
         assert list(caption.ids) == (ids[:-1] if says_end else ids)
         assert caption.has_end == says_end
         for step, token in enumerate(caption.ids):
-            expected = answer.logits[step][0].double().log_softmax(-1)[token].item()
-            assert caption.log_probabilities[step] == pytest.approx(expected, abs=1e-5)
+            expected = answer.logits[step + forced_pieces(opened.library)][0].double().log_softmax(-1)[token].item()
+            assert caption.log_probabilities[step] == pytest.approx(expected, rel=1e-5, abs=1e-5)
             rows, columns = caption.grid
             map_LHRC = caption.maps_TLHK[step].reshape(*caption.maps_TLHK.shape[1:3], *caption.padded_grid)
             map_LHK = torch.from_numpy(map_LHRC[..., :rows, :columns].copy()).flatten(-2)
-            torch.testing.assert_close(map_LHK, rows_over_cells(answer, prompt, step), atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                map_LHK, rows_over_cells(opened.library, answer, prompt, step), atol=1e-5, rtol=0
+            )
     assert len({caption.ids for caption in captions}) == 2, "the two questions would not tell rows apart"
 
 
@@ -82,7 +129,7 @@ def test_one_beam_of_the_best_is_that_of_generate(opened: SimpleNamespace) -> No
     with torch.inference_mode():
         (caption,) = final_captions(beam_search(module, module.encode([prompt]), 3, max_tokens=STEPS))
     answer = library_answer(opened.library, dict(prompt.tensors), num_beams=3, length_penalty=1.0)
-    ids = [each for each in answer.sequences[0, prompt.length :].tolist() if each not in (END, OTHER_END)]
+    ids = [each for each in new_ids(opened.library, answer, prompt) if each not in (END, OTHER_END)]
     assert list(caption.ids) == ids
 
 
@@ -115,10 +162,11 @@ def test_relative_maps_are_divided_by_those_of_a_neutral_prompt(opened: SimpleNa
     for prompt, caption in zip(prompts, captions, strict=True):
         assert prompt.neutral is not None
         rows, columns = caption.grid
-        neutral_K = rows_over_cells(library_answer(opened.library, dict(prompt.neutral.tensors)), prompt.neutral, 0)
+        neutral = library_answer(opened.library, dict(prompt.neutral.tensors))
+        neutral_K = rows_over_cells(opened.library, neutral, prompt.neutral, 0)
         answer = library_answer(opened.library, dict(prompt.tensors))
         for step in range(len(caption.ids)):
-            word_K = rows_over_cells(answer, prompt, step)
+            word_K = rows_over_cells(opened.library, answer, prompt, step)
             expected_RC = (word_K.mean((0, 1)) / neutral_K.mean((0, 1))).reshape(rows, columns)
             map_RC = torch.from_numpy(caption.maps_TLHK[step, 0, 0].reshape(caption.padded_grid)[:rows, :columns])
             torch.testing.assert_close(map_RC, expected_RC, atol=0, rtol=1e-3)

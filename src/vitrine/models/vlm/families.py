@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, isqrt, sqrt
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrine.errors import ModelError
 from vitrine.models.hf_captioners.base import as_pair
@@ -38,6 +38,10 @@ def _length(_model: Any, length: int) -> int:
     return length
 
 
+def _itself(model: Any) -> Any:
+    return model
+
+
 @dataclass(frozen=True)
 class Family:
     """What is known of the models of one type.
@@ -49,9 +53,19 @@ class Family:
         caption_prompt: what asks for a caption.
         template: a question as the model was trained on it, where the processor has no chat template: ``{image}``
             stands for the image's sign and ``{prompt}`` for the question.
+        question_template: the same for a prompt that ends with a question mark, of models that continue any other one;
+            None where all prompts are put alike.
         has_chat_template: whether a chat template of the processor is used, where it has one.
         next_position: the position of the first word, from the model and the length of the prompt that it has read.
         position_ids: the library's argument, from the positions of the newest words.
+        language_model: the part of the library's model that is called for the words of an answer.
+        image_places: positions of image tokens in a prompt, from the model's arguments; None where each is the image
+            token.
+        query_tokens: of a model whose image tokens are queries that read the patches (see
+            :mod:`vitrine.models.vlm.query_tokens`), how many there are; ``describe`` then says where that lies which
+            they read from. None of others.
+        query_readers: the attention modules in which they read, in order, of the library's model.
+        more_files: of a repository, that its processor may need beside those that all have.
     """
 
     name: str
@@ -60,9 +74,26 @@ class Family:
     describe: Describe
     caption_prompt: str = DEFAULT_PROMPT
     template: str = "{image}\n{prompt}"
+    question_template: str | None = None
     has_chat_template: bool = True
     next_position: Callable[[Any, int], int] = _length
     position_ids: Callable[[Tensor], Tensor] = _text_positions
+    language_model: Callable[[Any], Any] = _itself
+    image_places: Callable[[Mapping[str, Tensor]], Tensor] | None = None
+    query_tokens: Callable[[Any], int] | None = None
+    query_readers: Callable[[Any], Sequence[nn.Module]] | None = None
+    more_files: tuple[str, ...] = ()
+
+    def places(self, config: Any, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Positions of the image tokens in a prompt: int64 (N,).
+
+        Args:
+            config: the model's.
+            tensors: the model's arguments, for a batch of one.
+        """
+        if self.image_places is not None:
+            return self.image_places(tensors)
+        return token_places(config, tensors["input_ids"])
 
 
 def resized_box(image_processor: Any, size: tuple[int, int]) -> tuple[Box, tuple[int, int]]:
@@ -142,6 +173,47 @@ def _gemma3(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
     box, _ = resized_box(processor.image_processor, size)
     side = isqrt(config.mm_tokens_per_image)
     return one_grid(size, box, (side, side))
+
+
+def _q_former(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
+    """BLIP-2 (Li et al. 2023) and InstructBLIP (Dai et al. 2023): the Q-Former reads a class token, then one token a
+    patch of a square that the picture is stretched to."""
+    return one_grid(size, *_whole_patches(processor, config.vision_config, size), prefix=1)
+
+
+def _q_former_readers(model: Any) -> Sequence[nn.Module]:
+    """The attention modules of the layers that have cross-attention."""
+    return [layer.crossattention.attention for layer in model.qformer.encoder.layer if layer.has_cross_attention]
+
+
+def _kosmos2(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
+    """Kosmos-2 (Peng et al. 2023): the resampler reads a class token, one token a patch of a square, and its own
+    queries."""
+    layout = one_grid(size, *_whole_patches(processor, config.vision_config, size), prefix=1)
+    return replace(layout, boxes_N4=np.concatenate([layout.boxes_N4, no_place(config.latent_query_num)]))
+
+
+def _florence2(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
+    """Florence-2 (Xiao et al. 2024): the mean of all cells first, which sees the whole picture; then one token a cell
+    of a convolutional encoder, each as wide as the product of its strides.
+
+    A cell is drawn around the middle of what it sees, by the convolutions' strides and padding: in the published models
+    that is half a cell further left and up than if the picture were divided evenly.
+    """
+    box, grid = resized_box(processor.image_processor, size)
+    vision, stride, middle = config.vision_config, 1, 0.5  # of the first cell, pixels of the input
+    cells = np.array(grid)
+    for kernel, step, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
+        middle += stride * ((kernel - 1) / 2 - padding)
+        cells = (cells + 2 * padding - kernel) // step + 1
+        stride *= step
+    (left, top, right, bottom), (rows, columns) = box, map(int, cells)
+    across, down = (right - left) / grid[1], (bottom - top) / grid[0]
+    first = middle - stride / 2
+    edges = (left + across * first, top + down * first)
+    shape = (across * stride * columns, down * stride * rows)
+    layout = one_grid(size, (*edges, edges[0] + shape[0], edges[1] + shape[1]), (rows, columns))
+    return replace(layout, boxes_N4=np.concatenate([np.array([box]), layout.boxes_N4]))
 
 
 def _qwen(processor: Any, _config: Any, size: tuple[int, int]) -> TokenLayout:
@@ -309,6 +381,29 @@ def _after_first(_model: Any, length: int) -> int:
     return length + 1  # PaliGemma counts positions from 1
 
 
+def _after_padding(model: Any, length: int) -> int:
+    return length + 1 + int(model.config.text_config.pad_token_id)  # Kosmos-2 counts from there
+
+
+def _q_former_family(name: str, prefix: str, caption_prompt: str, question_template: str | None) -> Family:
+    return Family(
+        name,
+        f"{prefix}ForConditionalGeneration",
+        f"{prefix}Processor",
+        _q_former,
+        caption_prompt=caption_prompt,
+        template="{prompt}",
+        question_template=question_template,
+        has_chat_template=False,
+        language_model=lambda model: model.language_model,
+        query_tokens=lambda config: int(config.num_query_tokens),
+        query_readers=_q_former_readers,
+        more_files=tuple(f"qformer_tokenizer/{name}" for name in ("tokenizer.json", "tokenizer_config.json"))
+        if prefix == "InstructBlip"
+        else (),
+    )
+
+
 FAMILIES: Mapping[str, Family] = {
     "llava": Family(
         "LLaVA 1.5",
@@ -348,16 +443,51 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": _qwen_family("Qwen2.5-VL", "Qwen2_5_VL", "Qwen2_5_VLProcessor"),
     "qwen3_vl": _qwen_family("Qwen3-VL", "Qwen3VL", "Qwen3VLProcessor"),
     "gemma3": Family("Gemma 3", "Gemma3ForConditionalGeneration", "Gemma3Processor", _gemma3),
+    "blip-2": _q_former_family("BLIP-2", "Blip2", "a photo of", "Question: {prompt} Answer:"),
+    "kosmos-2": Family(
+        "Kosmos-2",
+        "Kosmos2ForConditionalGeneration",
+        "Kosmos2Processor",
+        _kosmos2,
+        caption_prompt="An image of",
+        template="{prompt}",
+        question_template="Question: {prompt} Answer:",
+        has_chat_template=False,
+        next_position=_after_padding,
+        language_model=lambda model: model.text_model,
+        image_places=lambda tensors: torch.nonzero(tensors["image_embeds_position_mask"][0])[:, 0],
+        query_tokens=lambda config: int(config.latent_query_num),
+        query_readers=lambda model: [model.image_to_text_projection.x_attn],
+    ),
+    "florence2": Family(
+        "Florence-2",
+        "Florence2ForConditionalGeneration",
+        "Florence2Processor",
+        _florence2,
+        caption_prompt="<CAPTION>",
+        template="{prompt}",
+        has_chat_template=False,
+    ),
+    "instructblip": _q_former_family("InstructBLIP", "InstructBlip", "A short image description:", None),
 }
 """Families by ``model_type`` in config.json."""
 
 
-def image_token_id(config: Any) -> int:
-    """The id that stands for an image token in a prompt."""
-    number = getattr(config, "image_token_id", None)
-    return int(config.image_token_index if number is None else number)
+def image_token_id(config: Any) -> int | None:
+    """The id that stands for an image token in a prompt; None where the model has none."""
+    numbers = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+    return next((int(number) for number in numbers if number is not None), None)
+
+
+UNBOUNDED = 2**31
+"""The context of a language model whose positions are distances (T5)."""
+
+
+def context_length(config: Any) -> int:
+    """Positions at most of a model's prompt, or, of an encoder and a decoder, of the text that either takes."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED)
 
 
 def token_places(config: Any, ids_1T: Tensor) -> Tensor:
     """Positions of the image tokens in a prompt: int64 (N,)."""
-    return torch.nonzero(ids_1T[0] == image_token_id(config))[:, 0]
+    return torch.nonzero(ids_1T[0].eq(int(image_token_id(config) or 0)))[:, 0]

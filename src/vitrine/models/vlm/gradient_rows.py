@@ -146,7 +146,14 @@ def gradient_attention(
             }
             recorder = GradientRecorder({} if first else last.mask_by_layer)
             parts.append(
-                _weighted_rows(model, arguments, recorder, targets, places_N, length - 1 + first + len(targets))
+                _weighted_rows(
+                    family.language_model(model),
+                    arguments,
+                    recorder,
+                    targets,
+                    places_N,
+                    length - 1 + first + len(targets),
+                )
             )
             for layer in cache.layers:
                 layer.keys, layer.values = layer.keys.detach(), layer.values.detach()

@@ -20,6 +20,7 @@ from vitrine.models.hf_captioners.load import require_fit
 from vitrine.models.hub import fetch, fetch_optional, fetch_weights
 from vitrine.models.reference import WeightsFile
 from vitrine.models.vlm.attention_rows import use_row_attention
+from vitrine.models.vlm.encoder_decoder import EncoderDecoderModel
 from vitrine.models.vlm.families import FAMILIES, Family, image_token_id
 from vitrine.models.vlm.model import VisionLanguageModel
 from vitrine.models.vlm.prompt import PromptTransform
@@ -93,15 +94,22 @@ def open_vision_language_model(reference: str, dtype: torch.dtype = torch.float3
     library = transformers_library()
     folder, config = _config(reference)
     family = _family(folder, config)
-    weights, folder = _files(reference, folder)
+    weights, folder = _files(reference, folder, family)
     model = _load_model(library, family, config, folder, weights, dtype)
     processor = _load_processor(library, family, folder)
     tokenizer = _tokenizer(processor, folder)
+    if family.image_places is None:
+        _require_image_token(folder, model.config, tokenizer)
     ends = _end_ids(folder, model.config, tokenizer)
-    use_row_attention(library, model)
-    module = VisionLanguageModel(library, model, family, ends).eval()
+    language_model = family.language_model(model)
+    use_row_attention(library, model, None if language_model is model else language_model)
+    if model.config.get_text_config().is_encoder_decoder:
+        prefix = _decoder_prefix(folder, model.config, tokenizer)
+        module: VisionLanguageModel = EncoderDecoderModel(library, model, family, ends, prefix)
+    else:
+        module = VisionLanguageModel(library, model, family, ends)
     transform = PromptTransform(processor, model.config, family)
-    return OpenedModel(module, transform, tokenizer, str(tokenizer.id_to_token(ends[0])), weights)
+    return OpenedModel(module.eval(), transform, tokenizer, str(tokenizer.id_to_token(ends[0])), weights)
 
 
 def _config(reference: str) -> tuple[Path, dict[str, Any]]:
@@ -132,13 +140,13 @@ def _family(folder: Path, config: Mapping[str, Any]) -> Family:
     )
 
 
-def _files(reference: str, folder: Path) -> tuple[WeightsFile, Path]:
+def _files(reference: str, folder: Path, family: Family) -> tuple[WeightsFile, Path]:
     """The weights, and the folder of the other files, all of which are there."""
     if reference.startswith(_HUB):
         hub_id = reference.removeprefix(_HUB)
         path = fetch_weights(hub_id, WEIGHTS_NAMES, _REMEDY)
         fetch(hub_id, ("tokenizer.json",), _REMEDY)
-        for name in _OPTIONAL:
+        for name in (*_OPTIONAL, *family.more_files):
             fetch_optional(hub_id, name, _REMEDY)
         folder = path.parent
         origin = f"{reference}/{path.name}"
@@ -210,23 +218,48 @@ def _tokenizer(processor: Any, folder: Path) -> Tokenizer:
 
 def _end_ids(folder: Path, config: Any, tokenizer: Tokenizer) -> list[int]:
     """The ids that end an answer, as generation_config.json says, else config.json."""
-    path = folder / "generation_config.json"
-    content = read_json(path) if path.is_file() else {}
-    text = config.get_text_config()
-    numbers = next(
-        (each for each in (content.get("eos_token_id"), text.eos_token_id, getattr(config, "eos_token_id", None))
-         if each is not None),
-        None,
-    )  # fmt: skip
+    numbers = _setting(folder, config, "eos_token_id")
     ends = [numbers] if isinstance(numbers, int) else list(numbers or ())
     if not ends or not all(isinstance(each, int) and tokenizer.id_to_token(each) for each in ends):
         raise ModelError(
             f"Neither generation_config.json nor config.json in {folder} says which word piece ends an answer: "
             f"eos_token_id is {numbers!r}.\nExpected the number of a piece of tokenizer.json, or several."
         )
-    if tokenizer.id_to_token(image_token_id(config)) is None:
-        raise ModelError(
-            f"{folder / 'tokenizer.json'} has no piece {image_token_id(config):,}, which config.json says is "
-            "the image token.\nGive the tokenizer.json that belongs to these weights."
-        )
     return ends
+
+
+def _decoder_prefix(folder: Path, config: Any, tokenizer: Tokenizer) -> list[int]:
+    """The ids that an answer begins with in a decoder of its own, before its first word."""
+    start, forced = (_setting(folder, config, name) for name in ("decoder_start_token_id", "forced_bos_token_id"))
+    start = _setting(folder, config, "bos_token_id") if start is None else start
+    prefix = [start] if forced is None else [start, forced]
+    if not all(isinstance(each, int) and tokenizer.id_to_token(each) for each in prefix):
+        raise ModelError(
+            f"Neither generation_config.json nor config.json in {folder} says which word piece an answer begins with: "
+            f"decoder_start_token_id is {start!r}.\nExpected the number of a piece of tokenizer.json."
+        )
+    return prefix
+
+
+def _setting(folder: Path, config: Any, name: str) -> Any:
+    """What generation_config.json says, else config.json of the language model, else of the whole; None where none
+    does."""
+    path = folder / "generation_config.json"
+    content = read_json(path) if path.is_file() else {}
+    sources = (content.get(name), getattr(config.get_text_config(), name, None), getattr(config, name, None))
+    return next((each for each in sources if each is not None), None)
+
+
+def _require_image_token(folder: Path, config: Any, tokenizer: Tokenizer) -> None:
+    """Refuse a model without a piece that stands for an image token."""
+    number = image_token_id(config)
+    if number is None:
+        raise ModelError(
+            f"{folder / 'config.json'} says of no word piece that it stands for an image token.\n"
+            "Give the folder or repository as newer versions of transformers write it, with an image_token_id."
+        )
+    if tokenizer.id_to_token(number) is None:
+        raise ModelError(
+            f"{folder / 'tokenizer.json'} has no piece {number:,}, which config.json says is the image token.\n"
+            "Give the tokenizer.json that belongs to these weights."
+        )

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from vitrine.errors import ModelError, error_summary
 from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
 from vitrine.models.vlm.attention_rows import RowRecorder, recording
-from vitrine.models.vlm.families import Family
+from vitrine.models.vlm.families import Family, context_length
 from vitrine.models.vlm.gradient_rows import gradient_attention
 from vitrine.models.vlm.layout import TokenLayout, TokenSpread
+from vitrine.models.vlm.query_tokens import QueryLayers, QuerySpread, query_spread
 from vitrine.results import count_of
 
 DEFAULT_PIECES = 256
@@ -35,7 +36,8 @@ class PromptInput:
     Attributes:
         tensors: the model's arguments, for a batch of one.
         places_N: int64, the positions of the image tokens.
-        layout: where they lie on the photograph.
+        layout: where they lie on the photograph; of query tokens, where that lies which they read from.
+        query_layers: of query tokens, the layers in which they read that are looked at.
         neutral: the same picture with a neutral prompt; None where maps are not divided by its map.
     """
 
@@ -43,6 +45,7 @@ class PromptInput:
     places_N: Tensor
     layout: TokenLayout
     neutral: PromptInput | None = None
+    query_layers: QueryLayers = "mean"
 
     @property
     def length(self) -> int:
@@ -59,7 +62,7 @@ class PromptInput:
         """The same on another device."""
         tensors = {name: value.to(device) for name, value in self.tensors.items()}
         neutral = None if self.neutral is None else self.neutral.to(device)
-        return PromptInput(tensors, self.places_N.to(device), self.layout, neutral)
+        return replace(self, tensors=tensors, places_N=self.places_N.to(device), neutral=neutral)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +77,19 @@ class Prefill:
         length: its positions.
         next_position: what the model counts the first word's position as.
         prompt: what was read.
-        neutral_LHN: the same attention after a neutral prompt; None where there was none.
+        neutral: the same picture after a neutral prompt, without keys and values; None where there was none.
     """
 
     layers: Layers
     logits_V: Tensor
     attention_LHN: Tensor
     places_N: Tensor
-    spread: TokenSpread
+    spread: TokenSpread | QuerySpread
     grid: tuple[int, int]
     length: int
     next_position: int
     prompt: PromptInput
-    neutral_LHN: Tensor | None = None
+    neutral: Prefill | None = None
 
     def over_cells(self, attention_N: Tensor, padded_grid: tuple[int, int]) -> Tensor:
         """Attention to the image tokens (..., N) over the cells of a grid that this picture's lies at the upper left
@@ -184,10 +187,12 @@ class VisionLanguageModel(nn.Module):
         self.model, self.family = model.requires_grad_(False), family
         self.end, self.ends = ends[0], frozenset(ends)
         self.start = self.pad = self.end
-        self.context = int(model.config.get_text_config().max_position_embeddings)
+        self.context = context_length(model.config)
         self.max_length = self.context + 1  # an answer's own limit is that of answer_limit
         self.vocabulary: Any = None
         self._library = library
+        self._row_layers: Sequence[nn.Module] | None = None  # of all layers of the language model
+        self._query_readers = () if family.query_readers is None else tuple(family.query_readers(model))
 
     def answer_limit(self, encoder_output: EncoderOutput, max_pieces: int | None) -> int:
         """Word pieces at most of these pictures' answers, the end included: as many as asked for, else
@@ -228,10 +233,11 @@ class VisionLanguageModel(nn.Module):
         Raises:
             ValueError: they were encoded without.
         """
-        neutrals = [prefill.neutral_LHN for prefill in encoder_output.features.rows]
-        if any(neutral is None for neutral in neutrals):
+        neutrals = [prefill.neutral for prefill in encoder_output.features.rows if prefill.neutral is not None]
+        if len(neutrals) < len(encoder_output.grids):
             raise ValueError("These pictures were encoded without a neutral prompt.")
-        return self._cells(encoder_output, neutrals)
+        padded_grid = encoder_output.padded_grid
+        return torch.stack([each.over_cells(each.attention_LHN, padded_grid) for each in neutrals], 1)
 
     def gradient_attention(self, encoder_output: EncoderOutput, answers: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
         """The gradient-weighted attention of each word of some answers over the cells: (T, L, H, K) of each picture.
@@ -256,21 +262,13 @@ class VisionLanguageModel(nn.Module):
         return tuple(maps)
 
     def _read_both(self, prompt: PromptInput) -> Prefill:
-        """Read a prompt, and the neutral one before it where there is one, of which its attention alone is kept."""
-        neutral = None if prompt.neutral is None else self._read(prompt.neutral).attention_LHN
-        return replace(self._read(prompt), neutral_LHN=neutral)
+        """Read a prompt, and the neutral one before it where there is one."""
+        neutral = None if prompt.neutral is None else replace(self._read(prompt.neutral), layers=())
+        return replace(self._read(prompt), neutral=neutral)
 
     def _read(self, prompt: PromptInput) -> Prefill:
         cache = self._library.DynamicCache(config=self.model.config)
-        try:
-            with recording(RowRecorder()) as recorder:
-                arguments = prompt.tensors_of(self.model)
-                output = self.model(**arguments, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        except (ValueError, RuntimeError) as error:  # inputs that do not fit, or no memory for them
-            raise ModelError(
-                f"This {self.family.name} cannot read what its processor made of a picture: {error_summary(error)}.\n"
-                "Check that its processor's settings and config.json belong together, and that memory is enough."
-            ) from error
+        output, recorder = self._call(prompt, past_key_values=cache, logits_to_keep=1)
         attention_LBHQN = recorder.attention_to(prompt.places_N[None], prompt.length)
         layout = prompt.layout
         return Prefill(
@@ -278,12 +276,32 @@ class VisionLanguageModel(nn.Module):
             output.logits[0, -1].float(),
             attention_LBHQN[:, 0, :, -1],
             prompt.places_N,
-            layout.spread.to(prompt.places_N.device),
+            self._spread(prompt, recorder),
             (layout.rows, layout.columns),
             prompt.length,
             self.family.next_position(self.model, prompt.length),
             prompt,
         )
+
+    def _call(self, prompt: PromptInput, **options: Any) -> tuple[Any, RowRecorder]:
+        """The library's model on a prompt, and what was recorded of its attention."""
+        recorder = RowRecorder(layers=self._row_layers, readers=self._query_readers)
+        try:
+            with recording(recorder):
+                output = self.model(**prompt.tensors_of(self.model), use_cache=True, **options)
+        except (ValueError, RuntimeError) as error:  # inputs that do not fit, or no memory for them
+            raise ModelError(
+                f"This {self.family.name} cannot read what its processor made of a picture: {error_summary(error)}.\n"
+                "Check that its processor's settings and config.json belong together, and that memory is enough."
+            ) from error
+        return output, recorder
+
+    def _spread(self, prompt: PromptInput, recorder: RowRecorder) -> TokenSpread | QuerySpread:
+        """Where image tokens lie; of query tokens, what they read."""
+        spread = prompt.layout.spread.to(prompt.places_N.device)
+        if not self._query_readers:
+            return spread
+        return query_spread(spread, recorder.matrices_by_reader, prompt.query_layers)
 
     def step(self, ids_B: Tensor, encoder_output: EncoderOutput, state: AnswerState | None) -> DecoderOutput:
         """Decode one position.
@@ -297,24 +315,21 @@ class VisionLanguageModel(nn.Module):
             ValueError: another number of rows.
         """
         prefills = encoder_output.features.rows
-        if len(ids_B) != len(prefills) or (state is not None and len(ids_B) != len(state.padding_B)):
-            raise ValueError(
-                f"Words of {count_of(len(ids_B), 'row')} do not go with an encoder output of {len(prefills)}."
-            )
+        require_rows(len(ids_B), len(prefills), None if state is None else len(state.padding_B))
         if state is None:
             logits_BV = torch.stack([prefill.logits_V for prefill in prefills])
             attention = [prefill.attention_LHN for prefill in prefills]
             return DecoderOutput(logits_BV, self._cells(encoder_output, attention), AnswerState.after(prefills))
         cache = self._cache(state)
-        with recording(RowRecorder()) as recorder:
-            output = self.model(
+        with recording(RowRecorder(layers=self._row_layers)) as recorder:
+            output = self.family.language_model(self.model)(
                 input_ids=ids_B.to(state.padding_B.device)[:, None],
                 attention_mask=state.mask_BS,
                 position_ids=self.family.position_ids(state.next_position_B),
                 past_key_values=cache,
                 use_cache=True,
             )
-        places_BN = _stack_places(prefills, state.padding_B)
+        places_BN = stack_places(prefills, state.padding_B)
         attention_LBHN = recorder.attention_to(places_BN, state.positions + 1)[:, :, :, -1]
         attention = [attention_LBHN[:, row, :, : len(prefill.places_N)] for row, prefill in enumerate(prefills)]
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
@@ -344,7 +359,17 @@ class VisionLanguageModel(nn.Module):
         return cache
 
 
-def _stack_places(prefills: Sequence[Prefill], padding_B: Tensor) -> Tensor:
+def require_rows(words: int, prompts: int, states: int | None) -> None:
+    """Refuse words of another number of rows than there are.
+
+    Raises:
+        ValueError: it is.
+    """
+    if words != prompts or states not in (None, words):
+        raise ValueError(f"Words of {count_of(words, 'row')} do not go with an encoder output of {prompts}.")
+
+
+def stack_places(prefills: Sequence[Prefill], padding_B: Tensor) -> Tensor:
     """The positions of all rows' image tokens in the padded batch: (B, N), below 0 where a row has fewer."""
     most = max(len(prefill.places_N) for prefill in prefills)
     places_BN = torch.full((len(prefills), most), -1, device=padding_B.device)

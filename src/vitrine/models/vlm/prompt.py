@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from vitrine.errors import ModelError, PictureError, UsageError, error_summary
-from vitrine.models.vlm.families import Family, token_places
+from vitrine.models.vlm.families import Family, context_length
 from vitrine.models.vlm.layout import TokenLayout
 from vitrine.models.vlm.model import PromptInput
+from vitrine.models.vlm.query_tokens import QueryLayers
 
 NEUTRAL_PROMPT = "Write a general description of the image."
 """The prompt that others' attention is divided by (Zhang et al. 2025, arXiv:2502.17422)."""
@@ -28,6 +29,7 @@ class PromptTransform:
         family: what is known of it.
         prompt: the question, in plain words; None asks for a caption, as the family does.
         is_relative: whether the picture is prepared with :data:`NEUTRAL_PROMPT` as well.
+        query_layers: of a model with query tokens, the layers in which they read the picture that are looked at.
     """
 
     processor: Any
@@ -35,6 +37,7 @@ class PromptTransform:
     family: Family
     prompt: str | None = None
     is_relative: bool = False
+    query_layers: QueryLayers = "mean"
 
     def __post_init__(self) -> None:
         """Refuse a prompt that asks nothing, or that holds the sign of an image."""
@@ -42,7 +45,7 @@ class PromptTransform:
             return
         if not self.prompt.strip():
             raise UsageError("The prompt is empty: ask something, or leave it out for a caption.")
-        for sign in (self.image_sign, self.processor.image_token):
+        for sign in self.image_signs:
             if sign in self.prompt:
                 raise UsageError(
                     f"The prompt holds {sign}, which stands for a picture in this model's prompts.\n"
@@ -58,7 +61,10 @@ class PromptTransform:
     def text(self) -> str:
         """The whole prompt, with the image's sign, as the chat template or the family puts it."""
         if not (self.family.has_chat_template and self.processor.chat_template):
-            return self.family.template.format(image=self.image_sign, prompt=self.question)
+            template = self.family.template
+            if self.family.question_template is not None and self.question.rstrip().endswith("?"):
+                template = self.family.question_template
+            return template.format(image=self.image_sign, prompt=self.question)
         content = [{"type": "image"}, {"type": "text", "text": self.question}]
         try:
             text = self.processor.apply_chat_template(
@@ -73,7 +79,13 @@ class PromptTransform:
     @property
     def image_sign(self) -> str:
         """What stands for a picture in a prompt's text."""
-        return str(getattr(self.processor, "boi_token", None) or self.processor.image_token)
+        return self.image_signs[0]
+
+    @property
+    def image_signs(self) -> tuple[str, ...]:
+        """What stands for a picture or for one of its tokens."""
+        signs = (getattr(self.processor, name, None) for name in ("boi_token", "image_token"))
+        return tuple(str(sign) for sign in signs if sign)
 
     @property
     def mean_colour(self) -> tuple[int, int, int]:
@@ -106,21 +118,22 @@ class PromptTransform:
         tensors = {
             name: value for name, value in inputs.items() if isinstance(value, torch.Tensor) and name != "labels"
         }
-        places_N, layout = token_places(self.config, tensors["input_ids"]), self.geometry(*image.size)
-        if len(places_N) != layout.tokens:
+        places_N, layout = self.family.places(self.config, tensors), self.geometry(*image.size)
+        expected = layout.tokens if self.family.query_tokens is None else self.family.query_tokens(self.config)
+        if len(places_N) != expected:
             raise ModelError(
                 f"The processor of this {self.family.name} made {len(places_N):,} image tokens of a picture of "
-                f"{image.width} x {image.height} pixels; expected {layout.tokens:,}.\n"
+                f"{image.width} x {image.height} pixels; expected {expected:,}.\n"
                 "Its settings and config.json do not belong together."
             )
-        length, context = tensors["input_ids"].shape[1], self.config.get_text_config().max_position_embeddings
+        length, context = tensors["input_ids"].shape[1], context_length(self.config)
         if length >= context:
             raise PictureError(
                 f"its {len(places_N):,} image tokens and the prompt take {length:,} positions, and the model has "
                 f"{context:,}: give a shorter prompt, or a smaller picture where the model takes it as it is"
             )
         neutral = replace(self, prompt=NEUTRAL_PROMPT, is_relative=False)(image) if self.is_relative else None
-        return PromptInput(tensors, places_N, layout, neutral)
+        return PromptInput(tensors, places_N, layout, neutral, self.query_layers)
 
     def geometry(self, width: int, height: int) -> TokenLayout:
         """Where the image tokens of a photograph of ``width`` × ``height`` pixels lie."""

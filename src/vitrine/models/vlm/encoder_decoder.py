@@ -1,0 +1,202 @@
+"""Vision-language models with an encoder and a decoder of text: words look at the prompt by cross-attention.
+
+Letters: B rows of a batch, T words, L decoder layers, H heads, N image tokens, S positions of the encoder, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitrine.errors import ModelError
+from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
+from vitrine.models.vlm.attention_rows import RowRecorder, recording
+from vitrine.models.vlm.families import Family
+from vitrine.models.vlm.model import (
+    DEFAULT_PIECES,
+    Layers,
+    Prefill,
+    PromptInput,
+    VisionLanguageModel,
+    require_rows,
+    stack_places,
+)
+from vitrine.results import count_of
+
+_CROSS_ATTENTION = ("EncDecAttention", "encoder_attn")  # the modules' names in T5, and in BART
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EncodedPrompt(Prefill):
+    """A prompt that was read by an encoder.
+
+    Attributes:
+        layers: keys and values of the decoder's self-attention, after what every answer begins with.
+        cross_layers: of its cross-attention, for a batch of one.
+        states_1SD: the encoder's output.
+    """
+
+    cross_layers: Layers
+    states_1SD: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderState:
+    """What decoding keeps from one word to the next. Shorter prompts are padded at their end.
+
+    Attributes:
+        layers: keys and values of the self-attention.
+        cross_layers: of the cross-attention.
+        states_BSD: the encoder's output.
+        lengths_B: int64, positions of each row's prompt.
+    """
+
+    layers: Layers
+    cross_layers: Layers
+    states_BSD: Tensor
+    lengths_B: Tensor
+
+    @classmethod
+    def after(cls, prefills: Sequence[EncodedPrompt]) -> DecoderState:
+        """The state after the prompts."""
+        longest = max(prefill.length for prefill in prefills)
+        cross_layers = [
+            tuple(_stack_padded(tensors, longest) for tensors in zip(*layer, strict=True))
+            for layer in zip(*(prefill.cross_layers for prefill in prefills), strict=True)
+        ]
+        layers = [
+            tuple(torch.cat(tensors) for tensors in zip(*layer, strict=True))
+            for layer in zip(*(prefill.layers for prefill in prefills), strict=True)
+        ]
+        states_BSD = _stack_padded([prefill.states_1SD for prefill in prefills], longest)
+        lengths_B = torch.tensor([prefill.length for prefill in prefills], device=states_BSD.device)
+        return cls(_pairs(layers), _pairs(cross_layers), states_BSD, lengths_B)
+
+    @property
+    def mask_BS(self) -> Tensor | None:  # noqa: N802  shapes are suffixes
+        """1 at the positions of prompts, 0 at padding; None where nothing is padded."""
+        position_S = torch.arange(self.states_BSD.shape[1], device=self.lengths_B.device)
+        mask_BS = (position_S < self.lengths_B[:, None]).long()
+        return None if bool(mask_BS.all()) else mask_BS
+
+    def select_rows(self, order_B: Tensor) -> DecoderState:
+        """The state with its rows repeated or in another order."""
+        order_B = order_B.to(self.lengths_B.device)
+        layers, cross_layers = (
+            _pairs([tuple(tensor.index_select(0, order_B) for tensor in layer) for layer in some])
+            for some in (self.layers, self.cross_layers)
+        )
+        return DecoderState(layers, cross_layers, self.states_BSD.index_select(0, order_B), self.lengths_B[order_B])
+
+
+def _stack_padded(tensors: Sequence[Tensor], length: int) -> Tensor:
+    """Tensors (1, ..., S, channels) of different S in one batch, zeros after the shorter ones."""
+    return torch.cat([nn.functional.pad(tensor, (0, 0, 0, length - tensor.shape[-2])) for tensor in tensors])
+
+
+def _pairs(layers: Sequence[tuple[Tensor, ...]]) -> Layers:
+    return tuple((keys, values) for keys, values in layers)
+
+
+class EncoderDecoderModel(VisionLanguageModel):
+    """A vision-language model with an encoder, which reads the prompt and its image tokens once, and a decoder.
+
+    The attention of a word is that of the decoder's position that predicted it, by cross-attention, to the places of
+    the image tokens in the encoder's output. There they have seen one another and the prompt: what lies at a token's
+    place came from there in part only.
+
+    Attributes:
+        prefix: ids that every answer begins with, before its first word.
+    """
+
+    attention = "cross-attention to the image"
+
+    def __init__(self, library: Any, model: Any, family: Family, ends: Sequence[int], prefix: Sequence[int]) -> None:
+        super().__init__(library, model, family, ends)
+        self.prefix = tuple(prefix)
+        self.max_length = self.context - len(self.prefix) + 1
+        self._row_layers = [module for name, module in model.named_modules() if name.endswith(_CROSS_ATTENTION)]
+
+    def answer_limit(self, _encoder_output: EncoderOutput, max_pieces: int | None) -> int:
+        """Word pieces at most of an answer, the end included; the prompt takes none of the decoder's positions.
+
+        Raises:
+            ModelError: the decoder has not so many positions.
+        """
+        most = self.max_length - 1
+        if max_pieces is not None and max_pieces > most:
+            raise ModelError(f"This model's answers have 1 to {count_of(most, 'word piece')}: ask for no more.")
+        return min(DEFAULT_PIECES, most) if max_pieces is None else max_pieces
+
+    def _read(self, prompt: PromptInput) -> Prefill:
+        prefix_1T = torch.tensor([self.prefix], device=prompt.places_N.device)
+        cache = self._library.EncoderDecoderCache(self._library.DynamicCache(), self._library.DynamicCache())
+        output, recorder = self._call(prompt, decoder_input_ids=prefix_1T, past_key_values=cache)
+        own, cross = (
+            _pairs([(layer.keys, layer.values) for layer in part.layers])
+            for part in (cache.self_attention_cache, cache.cross_attention_cache)
+        )
+        layout = prompt.layout
+        return EncodedPrompt(
+            own,
+            output.logits[0, -1].float(),
+            recorder.attention_to(prompt.places_N[None], prompt.length)[:, 0, :, -1],
+            prompt.places_N,
+            self._spread(prompt, recorder),
+            (layout.rows, layout.columns),
+            prompt.length,
+            len(self.prefix),
+            prompt,
+            cross_layers=cross,
+            states_1SD=getattr(output, "language_model_outputs", output).encoder_last_hidden_state,
+        )
+
+    def gradient_attention(self, _encoder_output: EncoderOutput, _answers: Sequence[Sequence[int]]) -> Any:
+        """Not of these models.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(
+            f"Gradient-weighted attention is not known of models with an encoder, as this {self.family.name} is.\n"
+            "Read its maps by attention."
+        )
+
+    def step(self, ids_B: Tensor, encoder_output: EncoderOutput, state: Any) -> DecoderOutput:
+        """Decode one position; as :meth:`VisionLanguageModel.step`."""
+        prefills = encoder_output.features.rows
+        require_rows(len(ids_B), len(prefills), None if state is None else len(state.lengths_B))
+        if state is None:
+            logits_BV = torch.stack([prefill.logits_V for prefill in prefills])
+            attention = [prefill.attention_LHN for prefill in prefills]
+            return DecoderOutput(logits_BV, self._cells(encoder_output, attention), DecoderState.after(prefills))
+        cache = self._library.EncoderDecoderCache(self._cache_of(state.layers), self._cache_of(state.cross_layers))
+        encoded = self._library.modeling_outputs.BaseModelOutput(last_hidden_state=state.states_BSD)
+        with recording(RowRecorder(layers=self._row_layers)) as recorder:
+            output = self.family.language_model(self.model)(
+                decoder_input_ids=ids_B.to(state.lengths_B.device)[:, None],
+                encoder_outputs=encoded,
+                attention_mask=state.mask_BS,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        places_BN = stack_places(prefills, torch.zeros_like(state.lengths_B))
+        attention_LBHN = recorder.attention_to(places_BN, state.states_BSD.shape[1])[:, :, :, -1]
+        attention = [attention_LBHN[:, row, :, : len(prefill.places_N)] for row, prefill in enumerate(prefills)]
+        layers = _pairs([(layer.keys, layer.values) for layer in cache.self_attention_cache.layers])
+        next_state = replace(state, layers=layers)
+        return DecoderOutput(output.logits[:, -1].float(), self._cells(encoder_output, attention), next_state)
+
+    def _cache_of(self, layers: Layers) -> Any:
+        """The library's cache with these keys and values, without copying them; for one call."""
+        cache = self._library.DynamicCache()
+        for keys, values in layers:
+            layer = self._library.cache_utils.DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+            cache.layers.append(layer)
+        return cache
