@@ -89,7 +89,7 @@ def has_reading(captioner: Captioner, reading: Reading) -> bool:
         return True
     if captioner.question is None:
         return False
-    return reading.name != "gradient" or hasattr(captioner.module, "gradient_attention")
+    return reading.name != "gradient" or getattr(captioner.module, "has_gradients", False)
 
 
 def read_maps(

@@ -114,6 +114,7 @@ class EncoderDecoderModel(VisionLanguageModel):
     """
 
     attention = "cross-attention to the image"
+    has_gradients = False
 
     def __init__(self, library: Any, model: Any, family: Family, ends: Sequence[int], prefix: Sequence[int]) -> None:
         super().__init__(library, model, family, ends)
@@ -153,17 +154,6 @@ class EncoderDecoderModel(VisionLanguageModel):
             prompt,
             cross_layers=cross,
             states_1SD=getattr(output, "language_model_outputs", output).encoder_last_hidden_state,
-        )
-
-    def gradient_attention(self, _encoder_output: EncoderOutput, _answers: Sequence[Sequence[int]]) -> Any:
-        """Not of these models.
-
-        Raises:
-            ModelError: always.
-        """
-        raise ModelError(
-            f"Gradient-weighted attention is not known of models with an encoder, as this {self.family.name} is.\n"
-            "Read its maps by attention."
         )
 
     def step(self, ids_B: Tensor, encoder_output: EncoderOutput, state: Any) -> DecoderOutput:

@@ -178,9 +178,11 @@ class VisionLanguageModel(nn.Module):
         ends: all ids that end an answer.
         context: positions at most, of prompt and answer together.
         vocabulary: of its token ids; None until it is assigned.
+        has_gradients: whether it has :meth:`gradient_attention`.
     """
 
     attention = "self-attention to the image"
+    has_gradients = True
 
     def __init__(self, library: Any, model: Any, family: Family, ends: Sequence[int]) -> None:
         super().__init__()
