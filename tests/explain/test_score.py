@@ -14,11 +14,12 @@ from PIL import Image
 
 from vitrine.attribution.baselines import centre_blob
 from vitrine.attribution.gradcam import gradcam_map
+from vitrine.attribution.methods import Method
 from vitrine.attribution.weight_randomization import randomised_copies
 from vitrine.classify.model import open_classifier
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import DataError, ModelError
-from vitrine.explain.score import ScoreSettings, open_samples, score_methods, write_scores
+from vitrine.explain.score import ScoreSettings, _blank_notes, open_samples, score_methods, write_scores
 from vitrine.plotting.provenance import read_provenance
 
 QUICK = ScoreSettings(methods=("attention", "rollout", "gradcam"), limit=30, curves=8)
@@ -133,6 +134,8 @@ def test_gradcam_names_its_layer_and_counts_maps_that_are_zero(
     names = sorted(row.name for row in result.ranking.rows if not row.is_control and row.name.startswith("gradcam"))
     assert names == [*(f"gradcam, blocks[{number}]" for number in range(last)), f"gradcam, blocks[{last}].norm1"]
     assert result.verdicts[names[-1]].evidence.blank == 2  # the first of each batch of 16
+    one = _blank_notes({"gradcam": np.stack([np.zeros((2, 2)), np.ones((2, 2))])}, {"gradcam": Method("gradcam")})
+    assert list(one) == ["gradcam: 1 of 2 maps is zero everywhere; it hits by chance."]
     zero = f"{names[-1]}: 2 of 20 maps are zero everywhere; they hit by chance."
     assert zero in result.notes and zero in result.text()
 

@@ -31,7 +31,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> FeaturesResult:
-    settings = FeatureSettings(regions=3, query=(4, 4))
+    settings = FeatureSettings(regions=3, query=(-4, 4))
     return features(MODEL, scenes, tmp_path_factory.mktemp("features"), settings)
 
 
@@ -82,7 +82,7 @@ def test_the_asked_patch_is_like_itself(result: FeaturesResult) -> None:
 def test_a_figure_says_what_draws_it_again(result: FeaturesResult) -> None:
     texts = read_provenance(result.pictures[1].figure)
     assert texts["vitrine:model"] == MODEL
-    assert "--regions 3 --query 4,4" in texts["vitrine:command"]
+    assert "--regions 3 --query -4,4" in texts["vitrine:command"]
     assert texts["vitrine:layer"] == "5"
 
 

@@ -48,7 +48,7 @@ def features(
         image_size: side of the model's input in pixels; 0 is its own. More shows smaller patches.
         foreground: colour the foreground alone, as the first component tells it.
         regions: groups of patches that are alike, 2 to 10; 0 draws none.
-        query: a patch as (row, column) from 0 that all patches are compared with.
+        query: a patch as (row, column), from 0 or from the end with -1, that all patches are compared with.
         query_picture: the name of the picture that it is in; None is the first one.
         masks: what regions are compared with: a folder of masks, or COCO instances; None is ``masks/`` near the data.
         category: of COCO instances: the category whose instances are inside.

@@ -37,7 +37,9 @@ def features(
     regions: Annotated[int, typer.Option(min=0, help="Groups of patches that are alike; 0 draws none.")] = 0,
     query: Annotated[
         str | None,
-        typer.Option(metavar="ROW,COLUMN", help="A patch, counted from 0, that all patches are compared with."),
+        typer.Option(
+            metavar="ROW,COLUMN", help="A patch that all patches are compared with, counted from 0; -1 is the last."
+        ),
     ] = None,
     query_picture: Annotated[
         str | None,
@@ -84,7 +86,7 @@ def features(
         image_size=image_size,
         foreground=foreground,
         regions=regions,
-        query=None if query is None else row_and_column(query, "--query", from_end=False),
+        query=None if query is None else row_and_column(query, "--query"),
         query_picture=query_picture,
         masks=masks,
         category=category,

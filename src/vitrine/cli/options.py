@@ -163,10 +163,9 @@ PartSizeOption = Annotated[
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Of --engine ray: continue a job that was interrupted.")]
 
 
-def row_and_column(text: str, option: str, *, from_end: bool = True) -> tuple[int, int]:
-    """Two whole numbers from 0; with ``from_end`` also from the end, where -1 is the last."""
+def row_and_column(text: str, option: str) -> tuple[int, int]:
+    """Two whole numbers, from 0 or from the end, where -1 is the last."""
     parts = [part.strip() for part in text.split(",")]
-    digits = [part.removeprefix("-") if from_end else part for part in parts]
-    if len(parts) != 2 or not all(part.isdecimal() for part in digits):
+    if len(parts) != 2 or not all(part.removeprefix("-").isdecimal() for part in parts):
         raise UsageError(f"{option} {text} cannot be read: expected ROW,COLUMN, counted from 0, such as 3,5.")
     return int(parts[0]), int(parts[1])

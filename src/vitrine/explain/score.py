@@ -18,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vitrine.attribution.agreement import Agreement, agreement_of, order_notes
 from vitrine.attribution.baselines import centre_blob, edges, random_map
 from vitrine.attribution.faithfulness import FILLERS, blur, deletion_areas
 from vitrine.attribution.foreign_methods import MapFunction
 from vitrine.attribution.gradcam import gradcam_tokens
-from vitrine.attribution.memory import TensorMemory
+from vitrine.attribution.method_agreement import Agreement, agreement_of, order_notes
 from vitrine.attribution.methods import Method
 from vitrine.attribution.outlier_tokens import outlier_mass
 from vitrine.attribution.placement import Placement
@@ -48,6 +47,7 @@ from vitrine.attribution.set_verdict import (
     top_decile_mass,
 )
 from vitrine.attribution.shared_passes import shared_maps
+from vitrine.attribution.tensor_memory import TensorMemory
 from vitrine.attribution.weight_randomization import HEAD, correlation_with_intact, randomised_copies, weight_stages
 from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import read_pictures
@@ -359,7 +359,7 @@ def _blank_notes(maps: Mapping[str, Floats], methods: Mapping[str, Method]) -> I
         if blank := _count_blank(maps[name]):
             yield (
                 f"{name}: {blank:,} of {count_of(len(maps[name]), 'map')} {agree(blank, 'is', 'are')} zero "
-                f"everywhere; they hit by chance."
+                f"everywhere; {agree(blank, 'it hits', 'they hit')} by chance."
             )
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from vitrine.attribution.maps import patch_on_grid
 from vitrine.attribution.placement import Placement
 from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import Classifier, open_classifier, place_on_device
@@ -68,7 +69,8 @@ class FeatureSettings:
         image_size: side of the square input in pixels; 0 takes the model's own. Position embeddings are resampled.
         foreground: leave what the first component tells from the foreground uncoloured.
         regions: groups of patches that are alike, 2 or more; 0 draws none.
-        query: (row, column) from 0 of a patch that all others are compared with; None compares none.
+        query: (row, column), from 0 or from the end with -1, of a patch that all others are compared with; None
+            compares none.
         query_picture: name of the picture that it is in; None is the first one.
         masks, category: what regions are compared with; by default masks beside the pictures.
         controls: also run the same model untrained, for its numbers.
@@ -415,20 +417,20 @@ class FeatureWriter:
         names = [sample.name for sample in self.tokens.samples]
         self.figures = figure_names(names, self.settings.kind, SHEETS)
         self._pending: list[FeaturePicture] = []
+        query, layout = self.settings.query, self.tokens.layout
+        self._query = None if query is None else patch_on_grid(query, layout.rows, layout.columns)
         self._query_name, self._query_D = self._query_token()
         self.words = self._words()
 
     def _query_token(self) -> tuple[str, Floats | None]:
         """The picture that the patch of the query is in, and the patch's token."""
-        settings = self.settings
-        if settings.query is None:
+        if self._query is None:
             return "", None
-        self.tokens.layout.token_index(*settings.query)
         for batch in self.tokens:
             for sample, tokens_RCD in zip(batch.samples, batch.tokens_BRCD, strict=True):
-                if settings.query_picture in (None, sample.name):
-                    return sample.name, tokens_RCD[settings.query]
-        raise DataError(f"There is no picture {settings.query_picture} here that can be read, to ask in.")
+                if self.settings.query_picture in (None, sample.name):
+                    return sample.name, tokens_RCD[self._query]
+        raise DataError(f"There is no picture {self.settings.query_picture} here that can be read, to ask in.")
 
     def _words(self) -> FeatureWords:
         whose = (
@@ -440,8 +442,8 @@ class FeatureWriter:
             similarities = np.concatenate([self._similarity(b.tokens_BRCD).ravel() for b in self.tokens])
             lowest = lowest_colour(similarities)
         query = ""
-        if self.settings.query is not None:
-            row, column = self.settings.query
+        if self._query is not None:
+            row, column = self._query
             query = f"row {row}, column {column} of {self._query_name}"
         shares = tuple(float(share) for share in self.fit.components.variance_share_K)
         return FeatureWords(detail, shares, query, lowest)
@@ -512,7 +514,7 @@ class FeatureWriter:
             foreground_RC=None if fit.foreground is None else fit.foreground.mask(tokens_RCD),
             regions_RC=region_labels(fit, tokens_RCD),
             similarity_RC=None if self._query_D is None else self._similarity(tokens_RCD),
-            query=self.settings.query if has_query else None,
+            query=self._query if has_query else None,
         )
 
     def _write_sheet(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from vitrine.attribution.agreement import Agreement
+from vitrine.attribution.method_agreement import Agreement
 from vitrine.plotting.colormap import Scale
 from vitrine.plotting.style import (
     GREY,
@@ -29,7 +29,7 @@ from vitrine.plotting.style import (
     shorten,
     text_size,
 )
-from vitrine.results import shown_number
+from vitrine.results import count_of, shown_number
 
 _NAME = 30  # characters of a name
 _CELL = 0.46  # inches a side, at most
@@ -56,8 +56,11 @@ def agreement_figure(agreement: Agreement) -> Figure:
         figure = new_figure(WIDTH, 0.72 + side + under + tall)
         top = figure.get_size_inches()[1]
         add_text(figure, MARGIN, top - 0.33, "How alike the methods' maps are", fontsize=TITLE, weight="bold")
+        fewest, most = agreement.pictures
+        pictures = f"{'' if fewest == most else f'{fewest:,} to '}{count_of(most, 'picture')}"
         detail = (
-            "Spearman's rank correlation of two maps of a picture, mean over pictures; 1 is the same order of patches"
+            f"Spearman's rank correlation of two maps of a picture, mean over {pictures}; "
+            "1 is the same order of patches"
         )
         add_text(figure, MARGIN, top - 0.53, detail, fontsize=SMALL, color=GREY)
         axes = add_axes(figure, left, top - 0.72 - side, side, side)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vitrine.attribution.memory import TensorMemory
+from vitrine.attribution.tensor_memory import TensorMemory
 
 
 def test_the_peak_is_of_what_is_alive_at_a_time() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from vitrine.attribution.agreement import agreement_of, order_notes
+from vitrine.attribution.method_agreement import agreement_of, order_notes
 from vitrine.attribution.ranking import ScoredMethod
 
 
@@ -33,7 +33,8 @@ def test_a_map_without_an_order_does_not_count() -> None:
         spearmanr(maps["a"][1].ravel(), maps["b"][1].ravel()).statistic
     )
     assert np.isnan(agreement.correlation_MM[2]).all()
-    assert json.loads(json.dumps(agreement.to_dict()))["rank_correlation"][2] == [None] * 3
+    content = json.loads(json.dumps(agreement.to_dict()))
+    assert content["rank_correlation"][2] == [None] * 3 and content["pictures"] == [0, 2]
 
 
 def scored(name: str, grey: float, blur: float, others: float | None = None) -> ScoredMethod:

@@ -28,15 +28,17 @@ class Agreement:
         names: of the methods.
         correlation_MM: Spearman's rank correlation of their maps, the mean over pictures; NaN where no picture has two
             maps that differ from patch to patch.
+        pictures: the fewest and the most of them that a mean is over.
     """
 
     names: tuple[str, ...]
     correlation_MM: npt.NDArray[np.float64]
+    pictures: tuple[int, int]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; null where nothing can be said."""
         rows = [[None if np.isnan(each) else round_number(float(each)) for each in row] for row in self.correlation_MM]
-        return {"methods": list(self.names), "rank_correlation": rows}
+        return {"methods": list(self.names), "pictures": list(self.pictures), "rank_correlation": rows}
 
 
 def agreement_of(maps: Mapping[str, npt.ArrayLike]) -> Agreement:
@@ -51,7 +53,7 @@ def agreement_of(maps: Mapping[str, npt.ArrayLike]) -> Agreement:
     counts_MM = np.count_nonzero(~np.isnan(each_MMP), axis=-1)
     with np.errstate(invalid="ignore"):
         correlation_MM = np.where(counts_MM > 0, np.nansum(each_MMP, axis=-1) / counts_MM, np.nan)
-    return Agreement(names, np.clip(correlation_MM, -1, 1))
+    return Agreement(names, np.clip(correlation_MM, -1, 1), (int(counts_MM.min()), int(counts_MM.max())))
 
 
 def order_notes(methods: Sequence[ScoredMethod]) -> list[str]:
