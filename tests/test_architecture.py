@@ -61,6 +61,13 @@ def test_looking_at_data_needs_no_torch() -> None:
     assert _run("import sys, vitrine.check, vitrine.data.shards.writer; print('torch' in sys.modules)") == "False"
 
 
+def test_explaining_imports_no_more_than_it_needs() -> None:
+    """What only tables of bulk work, vision-language models, data sets of the hub and training need stays away."""
+    idle = ("pyarrow", "transformers", "datasets", "accelerate", "sklearn", "fastapi", "vitrine.bulk", "vitrine.train")
+    imports = "import sys, vitrine.api.explain, vitrine.explain.run, vitrine.plotting.style"
+    assert _run(f"{imports}; print([name for name in {idle!r} if name in sys.modules])") == "[]"
+
+
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "vitrine", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -6,8 +6,6 @@ without a traceback and exits with ``exit_code``.
 
 from __future__ import annotations
 
-from importlib import metadata
-
 
 class VitrineError(Exception):
     """Base of every error a person can cause. ``exit_code`` is the process's exit status."""
@@ -77,6 +75,8 @@ def environment_mismatch(error: BaseException) -> EnvironmentMismatchError | Non
 
 
 def _version_of(package: str) -> str:
+    from importlib import metadata  # a tenth of what a help page costs, and only errors want it
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

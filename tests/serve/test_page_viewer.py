@@ -110,8 +110,8 @@ def draw_with_figures(draw: Any, *arguments: Any, **options: Any) -> np.ndarray:
     figure = new_figure(W / DPI, H / DPI)
     axes = draw(figure.add_axes((0, 0, 1, 1)), *arguments, **options)
     image = np.asarray(axes.images[0].get_array())
-    assert image.shape[:2] == (H, W)
-    return image * 255
+    assert image.shape[:2] == (H, W) and image.dtype == np.uint8
+    return image.astype(float)
 
 
 def crop_inside(image: np.ndarray) -> np.ndarray:

@@ -93,7 +93,9 @@ def words_of(figure: Figure) -> list[str]:
 
 
 def axes_pixels(axes: Axes) -> np.ndarray:
-    return np.asarray(axes.images[0].get_array())
+    """What an image shows: colours from 0 to 1, or its values."""
+    pixels = np.asarray(axes.images[0].get_array())
+    return pixels / 255 if pixels.dtype == np.uint8 else pixels
 
 
 def half_size(figure: Figure) -> np.ndarray:

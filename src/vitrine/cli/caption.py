@@ -136,7 +136,7 @@ def caption(
 ) -> None:
     """Caption every picture, with one attention map for every word, into a figure of the same name."""
     from vitrine.api.caption import caption as run
-    from vitrine.bulk.run import BulkResult
+    from vitrine.caption.run import CaptionResult
 
     _refuse_ignored(explicit_options(context), sample, beams, limit)
     with show.how_to_continue("--resume", lambda: engine == "ray"):
@@ -175,7 +175,7 @@ def caption(
         )
     if as_json:
         show.json(result)
-    elif not isinstance(result, BulkResult):
+    elif isinstance(result, CaptionResult):
         for each in result.captions:
             show.answer(f"{each.name}: {each.caption}")
 

@@ -193,7 +193,7 @@ def explain(
         refuse_explicit(explicit, ("seed",), "with --check, --limit or --score")
     refuse_options(name, [option for option in _OF_METHODS if option in explicit], lambda option: explicit[option])
     from vitrine.api.explain import explain as run
-    from vitrine.bulk.run import BulkResult
+    from vitrine.explain.run import ExplainResult
 
     with show.how_to_continue("--resume", lambda: engine == "ray"):
         result = run(
@@ -227,11 +227,10 @@ def explain(
             part_size=part_size,
             resume=resume,
         )
-    if isinstance(result, BulkResult):
-        if as_json:
-            show.json(result)
-    else:
+    if isinstance(result, ExplainResult):
         show.result(result, lambda: show.explained_summary(result), as_json)
+    elif as_json:
+        show.json(result)
 
 
 def _named_method(name: str) -> str | MapFunction:

@@ -31,16 +31,26 @@ OPACITY = 0.85  # at the scale's ends
 QUANTILE = 0.98  # of the values of maps that are drawn together: there the colours end
 
 
-def paint(distances: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def paint(distances: npt.ArrayLike) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
     """The paint at distances from neutral: its colours (..., 3), 0 to 1, and its opacities (..., 1).
 
     Args:
-        distances: of any shape, from -1 to 1: 0 says nothing, 1 is the scale's upper end.
+        distances: of any shape, from -1 to 1: 0 says nothing, 1 is the scale's upper end. Of float32 the answer is
+            float32, and of all else float64.
     """
-    distances = np.asarray(distances, dtype=np.float64)[..., None]
-    (above, most), (below, least) = (np.array([to_rgb(colour) for colour in arm]) for arm in (ABOVE, BELOW))
-    far = np.abs(distances)
-    return np.where(distances > 0, above + far * (most - above), below + far * (least - below)), OPACITY * far
+    distances = _floats(distances)
+    far, is_above = np.abs(distances), distances > 0
+    planes = np.empty((3, *distances.shape), distances.dtype)  # one colour after the other: loops over three are slow
+    for index, ends in enumerate(zip(*map(to_rgb, (*ABOVE, *BELOW)), strict=True)):
+        above, most, below, least = np.array(ends, distances.dtype)
+        planes[index] = np.where(is_above, above, below) + far * np.where(is_above, most - above, least - below)
+    return np.moveaxis(planes, 0, -1), OPACITY * far[..., None]
+
+
+def _floats(values: npt.ArrayLike) -> npt.NDArray[np.floating]:
+    """Values as they are where they are float32, else as float64."""
+    values = np.asarray(values)
+    return values if values.dtype == np.float32 else values.astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -82,18 +92,19 @@ class Scale:
         colours, opacity = paint(self.distances(self.norm.inverse(np.linspace(0, 1, 512))))
         return ListedColormap(1 - opacity * (1 - colours))
 
-    def distances(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def distances(self, values: npt.ArrayLike) -> npt.NDArray[np.floating]:
         """How far values are from neutral, -1 to 1, for :func:`paint`; what lies beyond the scale is at its end.
 
         1 is the scale's upper end. Below neutral the steps are as large as above: a patch that nothing looks at lies
         1 / (high - 1) away from uniform.
         """
-        values = np.asarray(values, dtype=np.float64)
+        values = _floats(values)
         if self.kind == "log":
             distances = np.log(np.maximum(values, 0.1)) / np.log(self.high)
         else:
             distances = (values - self.neutral) / max(self.high - self.neutral, 1e-9)
-        return np.asarray(np.clip(distances, -1, 1), dtype=np.float64)
+        clipped: npt.NDArray[np.floating] = np.clip(distances, -1, 1)
+        return clipped
 
     @property
     def norm(self) -> Normalize:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from vitrine.attribution.placement import Placement
 from vitrine.plotting.colormap import Scale, paint
+from vitrine.plotting.panel_axes import PanelAxes
 from vitrine.plotting.style import DPI, EMPTY, GREY, HAIRLINE, INK
 
 Floats = npt.NDArray[np.float32]
@@ -74,7 +75,7 @@ def draw_overlay(
     values = placement.to_image(map_RC, smooth, photo.shape[:2])
     scale = scale.for_map(map_RC)
     colours, opacity = paint(scale.distances(np.nan_to_num(values, nan=scale.neutral)))
-    pixels = (1 - opacity) * photo + opacity * colours
+    pixels = photo + opacity * (colours - photo)
     if contour:
         pixels = _with_contour(pixels, values, scale.neutral)
     _outline(axes, placement, outlines, query)
@@ -159,22 +160,44 @@ def _grow(mask: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
 
 def _size(axes: Axes, placement: Placement) -> tuple[int, int]:
     """Pixel rows and columns of a drawing of the whole photograph that fills the axes."""
-    box = axes.get_window_extent()
     width, height = placement.geometry.width, placement.geometry.height
+    if (whole := _filled_pixels(axes, placement)) is not None:
+        return whole
+    box = axes.get_window_extent()
     zoom = min(box.width / width, box.height / height)
     return max(1, round(height * zoom)), max(1, round(width * zoom))
 
 
-def _raster(axes: Axes, photo_HWC: Pixels, placement: Placement) -> Floats:
-    """The photograph with as many pixels as are drawn, 0 to 1; a tiny one keeps its square pixels."""
+def _filled_pixels(axes: Axes, placement: Placement) -> tuple[int, int] | None:
+    """Pixel rows and columns of axes that the photograph fills, its sides rounded to whole pixels; else None."""
+    whole = axes.whole_pixels() if isinstance(axes, PanelAxes) else None
+    if whole is None:
+        return None
+    width, height = placement.geometry.width, placement.geometry.height
+    return whole if abs(whole[0] * width - whole[1] * height) <= max(width, height) else None
+
+
+def drawn_photo(axes: Axes, photo_HWC: Pixels, placement: Placement) -> Pixels:
+    """The photograph with as many pixels as are drawn in these axes; a tiny one keeps its square pixels.
+
+    Raises:
+        ValueError: the photograph has another shape than the placement's.
+    """
     rows, columns = photo_HWC.shape[:2]
     width, height = placement.geometry.width, placement.geometry.height
     if abs(rows * width - columns * height) > max(width, height):  # a copy's short side is rounded by half a pixel
         raise ValueError(f"The photograph has {columns} x {rows} pixels; its placement is for {width} x {height}.")
     drawn_height, drawn_width = _size(axes, placement)
     way = Image.Resampling.NEAREST if drawn_width >= 3 * columns else Image.Resampling.LANCZOS
-    photo = Image.fromarray(photo_HWC).resize((drawn_width, drawn_height), way, reducing_gap=2.0)
-    return np.asarray(photo, dtype=np.float32) / np.float32(255)
+    return np.asarray(Image.fromarray(photo_HWC).resize((drawn_width, drawn_height), way, reducing_gap=2.0))
+
+
+def _raster(axes: Axes, photo_HWC: Pixels, placement: Placement) -> Floats:
+    """The photograph with as many pixels as are drawn, 0 to 1, in memory one colour after the other."""
+    levels = np.moveaxis(drawn_photo(axes, photo_HWC, placement), -1, 0)
+    planes: Floats = np.ascontiguousarray(levels, dtype=np.float32) / np.float32(255)
+    raster: Floats = np.moveaxis(planes, 0, -1)
+    return raster
 
 
 def _with_unseen(pixels: npt.NDArray[Any], photo: Floats, placement: Placement) -> npt.NDArray[Any]:
@@ -184,7 +207,11 @@ def _with_unseen(pixels: npt.NDArray[Any], photo: Floats, placement: Placement) 
 
 def _finish(axes: Axes, pixels: npt.NDArray[Any], placement: Placement) -> Axes:
     width, height = placement.geometry.width, placement.geometry.height
-    axes.imshow(np.clip(pixels, 0, 1), extent=(0, width, height, 0), aspect="equal", zorder=1)
+    levels = np.ascontiguousarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    if isinstance(axes, PanelAxes) and _filled_pixels(axes, placement) == levels.shape[:2]:
+        axes.cover(levels, (0, width, height, 0), zorder=1)
+    else:
+        axes.imshow(levels, extent=(0, width, height, 0), aspect="equal", zorder=1)
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)

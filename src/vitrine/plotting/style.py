@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vitrine.io.files import write_atomically
 from vitrine.plotting.fonts import OWN_FONT, any_script
+from vitrine.plotting.panel_axes import PanelAxes
 from vitrine.plotting.provenance import PREFIX, file_metadata
 
 WIDTH = 9.0  # of a figure that fills a README's column
@@ -98,10 +100,12 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> PanelAxes:
     """Axes at a place in inches from the lower left corner."""
     across, up = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+    axes = PanelAxes(figure, (left / across, bottom / up, width / across, height / up))
+    figure.add_axes(axes)
+    return axes
 
 
 def add_text(figure: Figure, left: float, bottom: float, words: str, **look: Any) -> Text:
@@ -153,16 +157,32 @@ def figure_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> byte
         metadata: where the figure came from; see :func:`vitrine.plotting.provenance.file_metadata`.
     """
     buffer = io.BytesIO()
-    with figure_style(), _origin_below(figure, metadata), any_script(figure):
-        # zlib's default level takes twice the time of level 2 for a twentieth fewer bytes.
-        options: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
-        figure.savefig(buffer, format=kind, metadata=file_metadata(kind, metadata), **options)
+    with figure_style(), _origin_below(figure, metadata) as texts, any_script(*texts):
+        if kind == "png":
+            return _png_bytes(figure, file_metadata(kind, metadata))
+        figure.savefig(buffer, format=kind, metadata=file_metadata(kind, metadata))
     return buffer.getvalue()
 
 
+def _png_bytes(figure: Figure, texts: Mapping[str, str]) -> bytes:
+    """A figure as PNG without the transparency that ``savefig`` writes, which no figure has, and with its texts."""
+    drawing, file, info = io.BytesIO(), io.BytesIO(), PngInfo()
+    figure.savefig(drawing, format="rgba")
+    for name, text in texts.items():
+        info.add_text(name, text)
+    image = Image.frombuffer("RGBA", figure.canvas.get_width_height(physical=True), drawing.getvalue())
+    # zlib's default level takes twice the time of level 2 for a twentieth fewer bytes.
+    image.convert("RGB").save(file, format="png", pnginfo=info, dpi=(figure.dpi, figure.dpi), compress_level=2)
+    return file.getvalue()
+
+
 @contextmanager
-def _origin_below(figure: Figure, metadata: Mapping[str, str]) -> Iterator[None]:
-    """Within the ``with`` block: the figure's foot names its model, data and split, where nothing else does."""
+def _origin_below(figure: Figure, metadata: Mapping[str, str]) -> Iterator[list[Text]]:
+    """Within the ``with`` block: the figure's foot names its model, data and split, where nothing else does.
+
+    Yields:
+        All texts of the figure, with the foot.
+    """
     try:
         options = json.loads(metadata.get(f"{PREFIX}options", "{}"))
     except (ValueError, RecursionError):  # whoever draws may write any text there
@@ -172,16 +192,17 @@ def _origin_below(figure: Figure, metadata: Mapping[str, str]) -> Iterator[None]
         "model": metadata.get(f"{PREFIX}model", metadata.get("model", metadata.get("run", ""))),
         **{kind: str(options.get(kind) or metadata.get(kind, "")) for kind in ("data", "split")},
     }
-    words = [text.get_text() for text in figure.findobj(Text)]
+    texts = [artist for artist in figure.findobj(Text) if isinstance(artist, Text)]
+    words = [text.get_text() for text in texts]
     missing = {kind: name for kind, name in origin.items() if name and not any(name in word for word in words)}
     new = [f"{kind} {name}" for kind, name in missing.items()]
     if not new:
-        yield
+        yield texts
         return
     room = float(figure.get_size_inches()[0]) - 2 * MARGIN
     text = add_text(figure, MARGIN, 0.05, wrap_text(" · ".join(new), FOOT, room)[0], fontsize=FOOT, color=GREY)
     try:
-        yield
+        yield [*texts, text]
     finally:
         text.remove()
 

@@ -19,7 +19,7 @@ from PIL import Image
 from vitrine.attribution.placement import Placement
 from vitrine.plotting.colormap import Scale, colour_bar
 from vitrine.plotting.heads import describe_marks
-from vitrine.plotting.overlay import Pixels, draw_overlay, draw_photo
+from vitrine.plotting.overlay import Pixels, draw_overlay, draw_photo, drawn_photo
 from vitrine.plotting.style import (
     DPI,
     GAP,
@@ -133,6 +133,8 @@ class WordGrid:
             left = snap_to_pixels(MARGIN + column * (self.cell + GAP))
             upper = snap_to_pixels(top - _ABOVE - row * self._step - self._label)
             axes = add_axes(figure, left, upper - self.panel[1], *self.panel)
+            if not index:  # all panels have one size
+                photo_HWC = drawn_photo(axes, photo_HWC, placement)
             draw_word(axes, photo_HWC, word, placement, scale, smooth=smooth)
             self._write(figure, word, left, upper)
             for number, line in enumerate(self.notes[index]):
@@ -162,8 +164,9 @@ def draw_word(
     draw_overlay(axes, photo_HWC, word.map_RC, placement, scale, smooth=smooth)
     if word.grey:
         image = axes.images[0]
-        light_HW = np.asarray(image.get_array()) @ _LUMA
-        image.set_data(np.repeat((_FADED + (1 - _FADED) * light_HW)[..., None], 3, axis=2))
+        light_HW = np.asarray(image.get_array()) / 255 @ _LUMA
+        grey_HW = np.rint(255 * (_FADED + (1 - _FADED) * light_HW)).astype(np.uint8)
+        image.set_data(np.repeat(grey_HW[..., None], 3, axis=2))
     return axes
 
 

@@ -28,6 +28,7 @@ from vitrine.plotting.style import (
     new_figure,
     save,
     shorten,
+    snap_to_pixels,
     text_size,
     wrap_text,
 )
@@ -164,7 +165,7 @@ def contact_sheet(
         parts = (detail, *scale.warnings, *scale.describe_end(maps), *marks)
         lines = [line for part in parts for line in wrap_text(part, SMALL, room)]
         top = 0.33 + 0.2 + LINE * max(2, len(lines)) + 0.12
-        height = top + sum(cells.heights) + MARGIN - 0.1
+        height = snap_to_pixels(top + sum(cells.heights) + MARGIN - 0.1)
         figure = new_figure(cells.width, height)
         add_text(figure, MARGIN, height - 0.33, fit_title(title, room), fontsize=TITLE, weight="bold")
         for index, line in enumerate(lines):
@@ -173,8 +174,8 @@ def contact_sheet(
         colour_bar(figure, scale, maps, at, _BAR, level=True)
         for index, group in enumerate(groups):
             row, column = divmod(index, cells.columns)
-            left = MARGIN + column * (cells.across + _BETWEEN)
-            foot = height - top - sum(cells.heights[: row + 1]) + cells.label
+            left = snap_to_pixels(MARGIN + column * (cells.across + _BETWEEN))
+            foot = snap_to_pixels(height - top - sum(cells.heights[: row + 1]) + cells.label)
             _cell(figure, group, scale, left, foot, cells)
         return figure
 
@@ -206,11 +207,11 @@ def _cells(groups: Sequence[Sequence[MapPicture]]) -> _Cells:
 
 
 def _drawing_size(picture: MapPicture, box: float) -> tuple[float, float]:
-    """Width and height of a drawing."""
+    """Width and height of a drawing, whole pixels."""
     geometry = picture.placement.geometry
     aspect = geometry.width / geometry.height
     width = min(box, box * _TALLEST * aspect)
-    return width, width / aspect
+    return snap_to_pixels(width), snap_to_pixels(width / aspect)
 
 
 def _cell(figure: Figure, group: Sequence[MapPicture], scale: Scale, left: float, foot: float, cells: _Cells) -> None:
@@ -218,7 +219,7 @@ def _cell(figure: Figure, group: Sequence[MapPicture], scale: Scale, left: float
     width, height = _drawing_size(group[0], cells.box)
     draw_photo(add_axes(figure, left, foot, width, height), group[0].photo_HWC, group[0].placement)
     for index, picture in enumerate(group):
-        at = left + ((width if len(group) == 1 else cells.box) + _WITHIN) * (index + 1)
+        at = snap_to_pixels(left + ((width if len(group) == 1 else cells.box) + _WITHIN) * (index + 1))
         draw_overlay(
             add_axes(figure, at, foot, width, height),
             picture.photo_HWC,
