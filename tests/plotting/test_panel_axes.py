@@ -50,13 +50,13 @@ def right_hand(axes: Axes) -> None:
     axes.twinx().plot([3, 1], color="red")
 
 
-def cleared(axes: Axes) -> None:
+def bars_taken_away(axes: Axes) -> None:
     bars(axes)
     axes.clear()
     axes.plot([2, 1])
 
 
-@pytest.mark.parametrize("draw", [bars, log_lines, bare_picture, right_hand, cleared, lambda axes: None])
+@pytest.mark.parametrize("draw", [bars, log_lines, bare_picture, right_hand, bars_taken_away, lambda axes: None])
 def test_they_look_as_matplotlibs_own(draw: Callable[[Axes], None]) -> None:
     assert np.array_equal(pixels_of(PanelAxes, draw), pixels_of(Axes, draw))
 

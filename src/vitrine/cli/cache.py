@@ -37,8 +37,8 @@ class Verbs(TyperGroup):
         """As typer's, except that ``VERB --help`` is answered at once: the root's options would import pydantic."""
         if len(args) == 2 and args[0] in self.commands and args[1] in ctx.help_option_names:
             self.commands[args[0]].make_context(args[0], args[1:], parent=ctx)  # prints the help, and ends
-        parsed: list[str] = super().parse_args(ctx, args)
-        return parsed
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
 
 
 def _download_into(context: typer.Context, folder: Path | None) -> None:

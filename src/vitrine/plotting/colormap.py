@@ -103,8 +103,8 @@ class Scale:
             distances = np.log(np.maximum(values, 0.1)) / np.log(self.high)
         else:
             distances = (values - self.neutral) / max(self.high - self.neutral, 1e-9)
-        clipped: npt.NDArray[np.floating] = np.clip(distances, -1, 1)
-        return clipped
+        within: npt.NDArray[np.floating] = np.clip(distances, -1, 1)
+        return within
 
     @property
     def norm(self) -> Normalize:
