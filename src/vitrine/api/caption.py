@@ -51,6 +51,7 @@ def caption(
     relative: bool = False,
     mask_sinks: bool = False,
     heads: str | int = "mean",
+    query_layers: int | str = "mean",
     join: str = "mean",
     limit: int | None = None,
     format: str = "png",  # noqa: A002  the command line's word
@@ -96,6 +97,8 @@ def caption(
         relative: the same as ``reading="relative"``.
         mask_sinks: of a vision-language model: leave places that draw attention whatever the word is out of the maps.
         heads: mean, max, or a head's number from 0; -1 is the last.
+        query_layers: of a model with query tokens, the layers in which they read the picture that are looked at: as
+            ``layer``.
         join: how the maps of a word's pieces become one: mean, first or max.
         limit: pictures at most, drawn with ``seed``, or of a generator the first ones; None is all.
         format: png or svg, of the figures.
@@ -139,6 +142,7 @@ def caption(
         max_pieces=max_pieces,
         layer=layer,
         heads=heads,
+        query_layers=query_layers,
         join=join,
         precision=precision,
         kind=format,
@@ -173,6 +177,7 @@ def ask(
     relative: bool = False,
     mask_sinks: bool = False,
     heads: str | int = "mean",
+    query_layers: int | str = "mean",
     join: str = "mean",
     precision: str = "fp32",
     quiet: bool = False,
@@ -192,6 +197,7 @@ def ask(
         relative: the same as ``reading="relative"``.
         mask_sinks: leave places that draw attention whatever the word is out of the maps.
         heads: mean, max, or a head's number from 0; -1 is the last.
+        query_layers: as of :func:`vitrine.caption`.
         join: how the maps of a word's pieces become one: mean, first or max.
         precision: fp32, or bf16, which computes all of it in bf16; a model that is open keeps its own.
         quiet: say nothing.
@@ -226,6 +232,7 @@ def ask(
             max_pieces=max_pieces,
             **map_options(layer, heads, reading, relative),
             without_sinks=mask_sinks,
+            query_layers=query_layers,
             join=join,
         )
         if figure is not None:

@@ -113,7 +113,7 @@ class MapChoice:
         return cross_LBHK.transpose(0, 1).detach().to("cpu", torch.float32, copy=True)
 
 
-def parse_layers(text: str) -> int | tuple[int, int] | Literal["mean"]:
+def parse_layers(text: str, option: str = "--layer") -> int | tuple[int, int] | Literal["mean"]:
     """Layers as the command line has them: ``-1``, ``14``, ``8-20`` for the mean of those from 8 to 20, or ``mean``.
 
     Raises:
@@ -123,7 +123,7 @@ def parse_layers(text: str) -> int | tuple[int, int] | Literal["mean"]:
         return "mean"
     match = re.fullmatch(r"(-?\d{1,4})|(\d{1,4})-(\d{1,4})", text, re.ASCII)
     if match is None:
-        raise UsageError(f"--layer {text} cannot be used: expected a number, as 14 or -1, a range, as 8-20, or mean.")
+        raise UsageError(f"{option} {text} cannot be used: expected a number, as 14 or -1, a range, as 8-20, or mean.")
     return int(match[1]) if match[1] else (int(match[2]), int(match[3]))
 
 
@@ -153,6 +153,8 @@ class DecodedCaption:
             L and H as :class:`MapChoice` has left them. Over the keys of the padded grid.
         grid: (rows, columns) of the picture's own part, at top and left of the padded grid.
         padded_grid: (rows, columns) of the padded grid.
+        queries_TLHN: float32, the attention to each query token, where maps are products with what those read; None of
+            other captioners.
     """
 
     ids: tuple[int, ...]
@@ -161,6 +163,7 @@ class DecodedCaption:
     maps_TLHK: npt.NDArray[np.float32]
     grid: tuple[int, int]
     padded_grid: tuple[int, int]
+    queries_TLHN: npt.NDArray[np.float32] | None = None
 
     def relative_to(self, baseline_LHK: npt.NDArray[np.float32]) -> DecodedCaption:
         """The same with maps divided by another one; cells where that is 0, which are padding, stay 0."""
@@ -202,6 +205,7 @@ class TokenNode:
         map_LHK: of the query that predicted it.
         total_log_probability: of the caption up to here.
         length: tokens of the caption up to here, the end included.
+        queries_LHN: the same query's attention to query tokens; None of captioners without.
     """
 
     previous: TokenNode | None
@@ -211,19 +215,28 @@ class TokenNode:
     map_LHK: torch.Tensor
     total_log_probability: float
     length: int
+    queries_LHN: torch.Tensor | None = None
 
     @classmethod
     def after(
-        cls, previous: TokenNode | None, token_id: int, is_end: bool, log_probability: float, map_LHK: torch.Tensor
+        cls,
+        previous: TokenNode | None,
+        token_id: int,
+        is_end: bool,
+        log_probability: float,
+        map_LHK: torch.Tensor,
+        queries_LHN: torch.Tensor | None = None,
     ) -> TokenNode:
         """The caption ``previous`` with one token more, of this id."""
         total, length = (previous.total_log_probability, previous.length) if previous else (0.0, 0)
-        return cls(previous, token_id, is_end, log_probability, map_LHK, total + log_probability, length + 1)
+        total += log_probability
+        return cls(previous, token_id, is_end, log_probability, map_LHK, total, length + 1, queries_LHN)
 
     def to_caption(self, grid: tuple[int, int], padded_grid: tuple[int, int]) -> DecodedCaption:
         """The caption that this token is the last one of."""
         nodes = self.tokens()
         maps = [node.map_LHK.numpy() for node in nodes]
+        queries = [node.queries_LHN.numpy() for node in nodes if node.queries_LHN is not None]
         return DecodedCaption(
             ids=tuple(node.id for node in nodes),
             log_probabilities=tuple(node.log_probability for node in nodes),
@@ -231,6 +244,7 @@ class TokenNode:
             maps_TLHK=np.stack(maps) if maps else np.zeros((0, *self.map_LHK.shape), np.float32),
             grid=grid,
             padded_grid=padded_grid,
+            queries_TLHN=np.stack(queries) if queries else None,
         )
 
     def tokens(self) -> list[TokenNode]:
@@ -295,17 +309,20 @@ class NextTokenLogits:
         logits_BV: float32.
         log_sum_exp_B: of the logits, in double precision: a logit minus this is a log-probability.
         maps_BLHK: what :class:`MapChoice` keeps of the cross-attention.
+        queries_BLHN: the same of the attention to query tokens; None of captioners without.
     """
 
     logits_BV: torch.Tensor
     log_sum_exp_B: list[float]
     maps_BLHK: torch.Tensor
+    queries_BLHN: torch.Tensor | None = None
 
     def append(self, row: int, previous: TokenNode | None, token: tuple[float, int], ends: frozenset[int]) -> TokenNode:
         """The caption ``previous``, which this row stands for, with one token (its logit and id) added."""
         logit, token_id = token
         log_probability = logit - self.log_sum_exp_B[row]
-        return TokenNode.after(previous, token_id, token_id in ends, log_probability, self.maps_BLHK[row])
+        queries_LHN = None if self.queries_BLHN is None else self.queries_BLHN[row]
+        return TokenNode.after(previous, token_id, token_id in ends, log_probability, self.maps_BLHK[row], queries_LHN)
 
     def logits_of(self, ids: Sequence[int | None]) -> list[float]:
         """The logit of one id in each row; of None, any."""
@@ -338,9 +355,10 @@ class DecodingBatch:
             logits_BV = step.logits_BV.detach().float()
             log_sum_exp_B = _log_sum_exp(logits_BV)
             maps_BLHK = self._maps.of(step.cross_LBHK)
+            queries_BLHN = None if step.queries_LBHN is None else self._maps.of(step.queries_LBHN)
         if not all(map(math.isfinite, log_sum_exp_B)):
             raise ModelError("The captioner gives words probabilities that are not numbers: its weights are damaged.")
-        return NextTokenLogits(logits_BV, log_sum_exp_B, maps_BLHK)
+        return NextTokenLogits(logits_BV, log_sum_exp_B, maps_BLHK, queries_BLHN)
 
     def keep(self, order: Sequence[int]) -> None:
         """Go on with these rows in this order; a row may be repeated, and what is left out costs nothing from here on.

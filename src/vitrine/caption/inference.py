@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -56,12 +58,14 @@ class CaptionedPicture:
         photo: its pixels, mode RGB, upright.
         caption: with its maps.
         placement: of the maps on the photograph.
+        query_maps_NRC: float32, what each query token read of each cell, of captioners that have some; else None.
     """
 
     sample: Sample
     photo: Image.Image
     caption: DecodedCaption
     placement: Placement
+    query_maps_NRC: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +122,7 @@ def _caption_part(captioner: Captioner, part: Sequence[Sample], decode: Decode, 
         except PictureError as error:
             unreadable.append((sample.name, str(error)))
     captions: Sequence[DecodedCaption] = ()
+    query_maps: Sequence[npt.NDArray[np.float32] | None] = ()
     if readable:
         with torch.inference_mode(), autocast(device, precision):
             encoder_output = module.encode([pixels.to(device) for _, _, pixels in readable])
@@ -125,9 +130,11 @@ def _caption_part(captioner: Captioner, part: Sequence[Sample], decode: Decode, 
             captions = final_captions(decode(module, encoder_output, samples))
             if read is not None:
                 captions = read(EncodedBatch(captioner, encoder_output, samples, photos), captions)
+            has_queries = hasattr(module, "query_maps")
+            query_maps = module.query_maps(encoder_output) if has_queries else (None,) * len(readable)
     pictures = (
-        CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid))
-        for (sample, photo, _), caption in zip(readable, captions, strict=True)
+        CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid), maps)
+        for (sample, photo, _), caption, maps in zip(readable, captions, query_maps, strict=True)
     )
     return BatchCaptions(tuple(pictures), tuple(unreadable))
 

@@ -24,6 +24,7 @@ from vitrine.models.precision import default_device
 from vitrine.models.reference import WeightsFile
 from vitrine.models.vlm.load import open_vision_language_model
 from vitrine.models.vlm.prompt import PromptTransform
+from vitrine.models.vlm.query_tokens import QueryLayers
 from vitrine.results import Progress, count_of, no_progress
 from vitrine.runs.environment import weights_notes
 
@@ -66,24 +67,30 @@ class Captioner:
         """What a vision-language model is asked of every picture; None of captioners that are asked nothing."""
         return self.transform.question if isinstance(self.transform, PromptTransform) else None
 
-    def with_prompt(self, prompt: str | None, relative: bool = False) -> Captioner:
+    def with_prompt(self, prompt: str | None, relative: bool = False, query_layers: QueryLayers = "mean") -> Captioner:
         """The captioner with something to be asked of every picture; None leaves it as it is.
 
         Args:
             prompt: the question.
             relative: whether a neutral prompt is read on every picture as well.
+            query_layers: of a model with query tokens, the layers in which they read a picture that are looked at.
 
         Raises:
-            UsageError: the captioner takes no prompt, or the prompt is empty or holds the sign of a picture.
+            UsageError: the captioner takes no prompt, or the prompt is empty or holds the sign of a picture; or it has
+                no query tokens whose layers could be chosen.
         """
-        if prompt is None and not relative:
+        family = self.transform.family if isinstance(self.transform, PromptTransform) else None
+        if query_layers != "mean" and (family is None or family.query_tokens is None):
+            raise UsageError("This captioner has no query tokens: leave --query-layers out.")
+        if prompt is None and not relative and query_layers == "mean":
             return self
         if not isinstance(self.transform, PromptTransform):
             raise UsageError(
                 "This captioner takes no prompt: it says what is on a picture and answers no questions.\n"
                 "Leave --prompt and --relative out, or give a vision-language model."
             )
-        return replace(self, transform=replace(self.transform, prompt=prompt, is_relative=relative))
+        changes: dict[str, Any] = {"prompt": prompt, "is_relative": relative, "query_layers": query_layers}
+        return replace(self, transform=replace(self.transform, **changes))
 
 
 def open_captioner(

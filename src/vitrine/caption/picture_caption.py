@@ -44,12 +44,15 @@ class Word:
         probability: 0 to 1.
         map: float32 (R, C), in multiples of uniform.
         is_localized: whether the map has a place where it looks, rather than being spread out.
+        query_attention: float32 (N,), the attention to each query token, of models whose maps are the product of that
+            and the caption's ``query_maps``; None of others.
     """
 
     text: str
     probability: float
     map: npt.NDArray[np.float32]
     is_localized: bool
+    query_attention: npt.NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:
         return f"<{self.text!r} {100 * self.probability:.1f} %{'' if self.is_localized else ', spread out'}>"
@@ -63,6 +66,8 @@ class Caption:
         text: the whole caption.
         log_probability: its natural logarithm of probability, at most 0.
         words: with their maps.
+        query_maps: float32 (N, R, C), the share of each query token's attention that went to each cell, of models that
+            have query tokens; None of others.
     """
 
     text: str
@@ -72,17 +77,19 @@ class Caption:
     _sample: Sample
     _path: Path | None
     _provenance: CaptionProvenance
+    query_maps: npt.NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, picture: CaptionedPicture, provenance: CaptionProvenance, path: Path | None) -> Caption:
         """The caption of a picture that was captioned; ``path`` is where its file lies, None of one in memory."""
         word_maps = prepare_word_maps(picture, provenance.captioner, provenance.settings, provenance.model)
         words = tuple(
-            Word(word.text, word.probability, word.map_RC, check.is_localized)
+            Word(word.text, word.probability, word.map_RC, check.is_localized, word.queries_N)
             for word, check in zip(word_maps.words, word_maps.checks, strict=True)
         )
         text, log_probability = word_maps.picture.caption, picture.caption.log_probability
-        return cls(text, log_probability, words, word_maps, picture.sample, path, provenance)
+        sample, query_maps = picture.sample, picture.query_maps_NRC
+        return cls(text, log_probability, words, word_maps, sample, path, provenance, query_maps)
 
     @property
     def name(self) -> str:
@@ -132,7 +139,8 @@ class Caption:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, maps included."""
         words, checks = self._word_maps.words, self._word_maps.checks
-        return CaptionRecord(self.name, None, self.text, self.log_probability, words, checks).to_dict()
+        record = CaptionRecord(self.name, None, self.text, self.log_probability, words, checks, self.query_maps)
+        return record.to_dict()
 
     def __str__(self) -> str:
         return self.text

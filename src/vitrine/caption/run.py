@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from vitrine.caption.attention_sinks import find_sinks, mask_sinks
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import DecodedCaption, DecodeStep, MapChoice, describe_layers, greedy
+from vitrine.caption.decoding import DecodedCaption, DecodeStep, MapChoice, describe_layers, greedy, parse_layers
 from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_caption_figure
 from vitrine.caption.inference import BatchCaptions, CaptionedPicture, EncodedBatch, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
@@ -85,6 +86,8 @@ class CaptionSettings:
         precision: "fp32" or "bf16".
         kind: "png" or "svg".
         prompt: what a vision-language model is asked; None asks for a caption, as the model does.
+        query_layers: of a model with query tokens, the layers in which they read a picture that are looked at: as
+            ``layer``, or as the command line has it.
         reading: how maps are read: the name of one of :data:`vitrine.caption.readings.READINGS`.
         relative: the reading ``relative``, in which maps are divided by that of a neutral prompt on the same picture
             (Zhang et al. 2025), may be asked for by this, too.
@@ -109,12 +112,15 @@ class CaptionSettings:
     relative: bool = False
     without_sinks: bool = False
     reading: str = "attention"
+    query_layers: Any = "mean"
 
     def __post_init__(self) -> None:
         """Refuse a reading that there is not, or one that has no layers with some."""
         reading = choose_reading(None if self.relative and self.reading == "attention" else self.reading, self.relative)
         object.__setattr__(self, "reading", reading)
         object.__setattr__(self, "relative", reading == "relative")
+        if isinstance(self.query_layers, str):
+            object.__setattr__(self, "query_layers", parse_layers(self.query_layers, "--query-layers"))
         if not READINGS[reading].has_layers and (self.layer, self.heads) != (-1, "mean"):
             raise UsageError(f"Maps by {reading} have neither layers nor heads: leave --layer and --heads out.")
 
@@ -124,7 +130,7 @@ class CaptionSettings:
         Raises:
             UsageError: the captioner takes no prompt, or its maps cannot be read so.
         """
-        captioner = captioner.with_prompt(self.prompt, self.relative)
+        captioner = captioner.with_prompt(self.prompt, self.relative, self.query_layers)
         require_reading(captioner, self.reading)
         return captioner
 
@@ -180,6 +186,7 @@ class CaptionSettings:
             "--max-pieces": "max_pieces",
             "--layer": "layer",
             "--heads": "heads",
+            "--query-layers": "query_layers",
             "--join": "join",
             "--precision": "precision",
             "--format": "kind",
@@ -205,6 +212,7 @@ class CaptionRecord:
         log_probability: natural, of the whole caption.
         words: with their maps.
         checks: one a word.
+        query_maps_NRC: what each query token read of each cell; None of captioners without.
     """
 
     name: str
@@ -213,6 +221,7 @@ class CaptionRecord:
     log_probability: float
     words: tuple[CaptionWord, ...]
     checks: tuple[WordCheck, ...]
+    query_maps_NRC: npt.NDArray[np.float32] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, maps included."""
@@ -226,12 +235,21 @@ class CaptionRecord:
                     "text": word.text,
                     "probability": round(word.probability, 6),
                     "pieces": list(word.tokens),
-                    "map": [[_json_number(value) for value in row] for row in word.map_RC.tolist()],
+                    "map": _json_numbers(word.map_RC),
                     "check": check.to_dict(),
+                    **({} if word.queries_N is None else {"query_attention": _json_numbers(word.queries_N)}),
                 }
                 for word, check in zip(self.words, self.checks, strict=True)
             ],
+            **({} if self.query_maps_NRC is None else {"query_maps": _json_numbers(self.query_maps_NRC)}),
         }
+
+
+def _json_numbers(values: npt.NDArray[np.float32]) -> list[Any]:
+    """An array as nested lists."""
+    if values.ndim == 1:
+        return [_json_number(value) for value in values.tolist()]
+    return [_json_numbers(row) for row in values]
 
 
 def _json_number(value: float) -> float | None:
@@ -557,7 +575,15 @@ class CaptionWriter:
         save_caption_figure(word_maps.picture, word_maps.scale, figure, provenance.to_metadata())
         log_probability = picture.caption.log_probability
         self.records.append(
-            CaptionRecord(sample.name, figure, caption, log_probability, word_maps.words, word_maps.checks)
+            CaptionRecord(
+                sample.name,
+                figure,
+                caption,
+                log_probability,
+                word_maps.words,
+                word_maps.checks,
+                picture.query_maps_NRC,
+            )
         )
         return caption_row(word_maps.picture)
 

@@ -45,12 +45,15 @@ class CaptionWord:
         probability: the product of the model's probabilities of its tokens, each given those before it.
         map_RC: float32 in multiples of uniform: its mean over the picture's own cells is 1.
         tokens: as the vocabulary spells them.
+        queries_N: float32, the attention to each query token, where the map is a product with what those read; None of
+            other captioners.
     """
 
     text: str
     probability: float
     map_RC: npt.NDArray[np.float32]
     tokens: tuple[str, ...]
+    queries_N: npt.NDArray[np.float32] | None = None
 
 
 def caption_words(
@@ -82,6 +85,7 @@ def caption_words(
     if join not in get_args(Join):
         raise ValueError(f"join = {join!r} is none of {', '.join(get_args(Join))}.")
     maps_TK = _one_map_a_token(caption.maps_TLHK, maps)
+    queries_TN = None if caption.queries_TLHN is None else _one_map_a_token(caption.queries_TLHN, maps)
     words = []
     for places in group_tokens(caption.ids, vocabulary):
         pieces = [vocabulary.token(caption.ids[place]) for place in places]
@@ -98,6 +102,9 @@ def caption_words(
                     _join_maps(maps_TRC.astype(np.float64), log_probabilities, join), pieces
                 ),
                 tokens=tuple(pieces),
+                queries_N=None
+                if queries_TN is None
+                else _join_maps(queries_TN[map_places].astype(np.float64), log_probabilities, join).astype(np.float32),
             )
         )
     return tuple(words)
@@ -177,6 +184,7 @@ def _one_map_a_token(maps_TLHK: npt.NDArray[np.float32], choice: MapChoice | Non
 def _join_maps(
     maps_TRC: npt.NDArray[np.float64], log_probabilities_T: npt.NDArray[np.float64], join: Join
 ) -> npt.NDArray[np.float64]:
+    """One of several, along their first axis."""
     if join == "first":
         return np.asarray(maps_TRC[0])
     if join == "max":

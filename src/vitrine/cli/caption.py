@@ -57,6 +57,15 @@ SinksOption = Annotated[
     ),
 ]
 HeadsOption = Annotated[str, typer.Option(help="mean, max, or a head's number from 0; -1 is the last.")]
+QueryLayersOption = Annotated[
+    str,
+    typer.Option(
+        "--query-layers",
+        metavar="N|M-N|mean",
+        help="Of a model with query tokens (BLIP-2, InstructBLIP, Kosmos-2): the layers in which they read the "
+        "picture that are looked at, as --layer.",
+    ),
+]
 JoinOption = Annotated[str, typer.Option(metavar="mean|first|max", help="How the maps of a word's pieces become one.")]
 
 
@@ -110,6 +119,7 @@ def caption(
     relative: RelativeOption = False,
     mask_sinks: SinksOption = False,
     heads: HeadsOption = "mean",
+    query_layers: QueryLayersOption = "mean",
     join: JoinOption = "mean",
     limit: Annotated[
         int | None,
@@ -161,6 +171,7 @@ def caption(
             mask_sinks=mask_sinks,
             prompt=prompt,
             heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,
+            query_layers=query_layers,
             join=join,
             limit=limit,
             format=kind,
@@ -215,6 +226,7 @@ def ask(
     relative: RelativeOption = False,
     mask_sinks: SinksOption = False,
     heads: HeadsOption = "mean",
+    query_layers: QueryLayersOption = "mean",
     join: JoinOption = "mean",
     precision: Annotated[
         str, typer.Option(metavar="fp32|bf16", help="bf16 computes all of it in bf16; words may change.")
@@ -236,6 +248,7 @@ def ask(
         relative=relative,
         mask_sinks=mask_sinks,
         heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,
+        query_layers=query_layers,
         join=join,
         precision=precision,
     )

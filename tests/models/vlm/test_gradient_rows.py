@@ -17,7 +17,7 @@ from vitrine.models.vlm.prompt import PromptTransform
 
 KINDS = (
     "llava", "llava-full", "paligemma", "paligemma2", "gemma3", "llava_next", "llava_onevision", "idefics3", "internvl",
-    "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "blip2", "kosmos2",
 )  # fmt: skip
 ANSWER = (30, 41, 52)
 
@@ -35,15 +35,16 @@ def slow_rows(model: Any, family: Any, prompt: Any) -> torch.Tensor:
                     model(**prompt.tensors, past_key_values=cache, use_cache=True)
                 position = family.next_position(model, prompt.length)
             else:
-                output = model(
+                output = family.language_model(model)(
                     input_ids=torch.tensor([[ANSWER[step - 1]]]), past_key_values=cache, output_attentions=True,
                     position_ids=family.position_ids(torch.tensor([position + step - 1])),
                 )  # fmt: skip
                 for layer in cache.layers:
                     layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
-            gradients = torch.autograd.grad(output.logits[0, -1, token], output.attentions)
+            attentions = getattr(output, "language_model_outputs", output).attentions
+            gradients = torch.autograd.grad(output.logits[0, -1, token], attentions)
         row = []
-        for weights_1HQK, gradient_1HQK in zip(output.attentions, gradients, strict=True):
+        for weights_1HQK, gradient_1HQK in zip(attentions, gradients, strict=True):
             weighted_HK = (weights_1HQK * gradient_1HQK.clamp_min(0))[0, :, -1].detach()
             missing = prompt.length + step - weighted_HK.shape[1]  # behind a sliding window
             row.append(torch.nn.functional.pad(weighted_HK, (max(missing, 0), 0))[:, prompt.places_N])

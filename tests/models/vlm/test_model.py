@@ -5,14 +5,20 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.tiny_vlms import END, OTHER_END, photographs, save_tiny_vlm
 
+from vitrine.api.captioner import CaptionerModel
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import MapChoice, final_captions, greedy
+from vitrine.caption.inference import caption_batches
 from vitrine.caption.model import open_captioner
 from vitrine.caption.run import CaptionSettings
+from vitrine.caption.sampling import sample
+from vitrine.data.picture_inputs import picture_input
+from vitrine.errors import ModelError, UsageError
 
 KINDS = (
     "llava", "llava-full", "paligemma", "paligemma2", "gemma3", "llava_next", "llava_onevision", "idefics3", "internvl",
@@ -44,8 +50,8 @@ def library_answer(model: Any, tensors: dict[str, Any], **options: Any) -> Any:
     model.set_attn_implementation("eager")
     with torch.no_grad():
         return model.generate(
-            **tensors, max_new_tokens=STEPS + forced_pieces(model), do_sample=False, return_dict_in_generate=True,
-            output_logits=True, output_attentions=True, **options,
+            **tensors, max_new_tokens=STEPS + forced_pieces(model), return_dict_in_generate=True, output_logits=True,
+            output_attentions=True, **{"do_sample": False, **options},
         )  # fmt: skip
 
 
@@ -133,6 +139,30 @@ def test_one_beam_of_the_best_is_that_of_generate(opened: SimpleNamespace) -> No
     assert list(caption.ids) == ids
 
 
+def test_sampled_words_are_those_of_generate(opened: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one stream of random numbers: the library's draw is replaced by one that takes each number as the quantile
+    of the probability that temperature, top-k and top-p have left, likeliest words first."""
+    numbers = np.random.default_rng([7])
+
+    def draw(probabilities_1V: torch.Tensor, num_samples: int) -> torch.Tensor:
+        possible = int((probabilities_1V > 0).sum())
+        assert num_samples == 1 and possible <= 40
+        if possible == 1:  # what every answer begins with
+            return probabilities_1V.argmax(-1, keepdim=True)
+        left_V, ids_V = probabilities_1V[0].double().sort(descending=True, stable=True)
+        place = int((left_V.cumsum(0) <= numbers.random() * left_V.sum()).sum())
+        return ids_V[place].reshape(1, 1)
+
+    module, prompt = opened.captioner.module, opened.inputs[0]
+    options = {"temperature": 1.7, "top_k": 40, "top_p": 0.95}
+    with torch.inference_mode():
+        (caption,) = final_captions(sample(module, module.encode([prompt]), [7], max_tokens=STEPS, **options))
+    monkeypatch.setattr(torch, "multinomial", draw)
+    answer = library_answer(opened.library, dict(prompt.tensors), do_sample=True, **options)
+    ids = new_ids(opened.library, answer, prompt)
+    assert list(caption.ids) == (ids[:-1] if ids[-1] in (END, OTHER_END) else ids)
+
+
 def test_padding_changes_nothing(opened: SimpleNamespace) -> None:
     module = opened.captioner.module
     with torch.inference_mode():
@@ -176,3 +206,44 @@ def test_relative_maps_need_a_neutral_prompt(opened: SimpleNamespace) -> None:
     module = opened.captioner.module
     with torch.inference_mode(), pytest.raises(ValueError, match="without a neutral prompt"):
         CaptionSettings(relative=True).decode(module, module.encode(opened.inputs))
+
+
+@pytest.mark.parametrize("opened", ["blip2", "instructblip-t5", "kosmos2"], indirect=True)
+def test_both_factors_of_a_product_are_given(opened: SimpleNamespace) -> None:
+    """The attention to query tokens and what those read, by eager attention, for each choice of their layers."""
+    (photo,) = photographs(SIZES[0])
+    reading_LHNP = query_rows(opened.library, opened.inputs[0])
+    assert reading_LHNP is not None
+    choices = {"mean": slice(None), "-1": slice(-1, None), "0": slice(0, 1), f"0-{len(reading_LHNP) - 1}": slice(None)}
+    answer = library_answer(opened.library, dict(opened.inputs[0].tensors))
+    for name, layers in choices.items():
+        settings = CaptionSettings(prompt="What is in the picture?", max_pieces=2, query_layers=name)
+        batch = picture_input(photo).samples
+        (part,) = caption_batches(settings.prepare(opened.captioner), batch, settings.decode)
+        (picture,) = part.pictures
+        read_NK = opened.inputs[0].layout.spread.over_cells(reading_LHNP[layers].mean((0, 1)))
+        query_maps_NK = torch.from_numpy(picture.query_maps_NRC).flatten(1)
+        torch.testing.assert_close(query_maps_NK, read_NK, atol=1e-5, rtol=0)
+        words_TN = torch.from_numpy(picture.caption.queries_TLHN[:, 0, 0])
+        rows_TN = torch.stack([image_rows(answer, opened.inputs[0], step)[-1].mean(0) for step in range(len(words_TN))])
+        torch.testing.assert_close(words_TN, rows_TN, atol=1e-5, rtol=0)
+        maps_TK = torch.from_numpy(picture.caption.maps_TLHK[:, 0, 0])
+        torch.testing.assert_close(maps_TK, words_TN @ query_maps_NK, atol=1e-6, rtol=1e-4)
+    assert query_maps_NK.sum(1).min() < 1 - 1e-4, "what went to the class token is on no cell"
+    with pytest.raises(ModelError, match="no layer 9 in which"):
+        settings = CaptionSettings(max_pieces=2, query_layers=9)
+        list(caption_batches(settings.prepare(opened.captioner), batch, settings.decode))
+    caption = CaptionerModel(opened.captioner).ask(photo, "What is in the picture?", max_pieces=3)
+    made = caption.to_dict()
+    assert np.allclose(made["query_maps"], caption.query_maps, rtol=1e-4)
+    assert np.allclose(made["words"][0]["query_attention"], caption.words[0].query_attention, rtol=1e-4)
+
+
+@pytest.mark.parametrize("opened", ["llava"], indirect=True)
+def test_query_layers_are_refused_where_there_are_no_query_tokens(opened: SimpleNamespace) -> None:
+    with pytest.raises(UsageError, match="no query tokens"):
+        CaptionSettings(query_layers="0").prepare(opened.captioner)
+    (photo,) = photographs(SIZES[0])
+    caption = CaptionerModel(opened.captioner).ask(photo, "What?", max_pieces=1)
+    assert caption.query_maps is None and caption.words[0].query_attention is None
+    assert "query_maps" not in caption.to_dict()

@@ -468,8 +468,11 @@ class DecoderOutput:
         cross_LBHK: float32 cross-attention of the query at this position, which is the one that predicts the next
             word: each row sums to 1 and is 0 at padded cells.
         state: keys and values of the words so far, for the next step. A step never changes the state that it is given.
+        queries_LBHN: of a captioner whose words look at query tokens that look at the picture, the attention to each of
+            them; None of others.
     """
 
     logits_BV: Tensor
     cross_LBHK: Tensor
     state: Any
+    queries_LBHN: Tensor | None = None

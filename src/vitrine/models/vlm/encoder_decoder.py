@@ -163,7 +163,8 @@ class EncoderDecoderModel(VisionLanguageModel):
         if state is None:
             logits_BV = torch.stack([prefill.logits_V for prefill in prefills])
             attention = [prefill.attention_LHN for prefill in prefills]
-            return DecoderOutput(logits_BV, self._cells(encoder_output, attention), DecoderState.after(prefills))
+            cells_LBHK, queries_LBHN = self._cells(encoder_output, attention), self._queries(attention)
+            return DecoderOutput(logits_BV, cells_LBHK, DecoderState.after(prefills), queries_LBHN)
         cache = self._library.EncoderDecoderCache(self._cache_of(state.layers), self._cache_of(state.cross_layers))
         encoded = self._library.modeling_outputs.BaseModelOutput(last_hidden_state=state.states_BSD)
         with recording(RowRecorder(layers=self._row_layers)) as recorder:
@@ -179,7 +180,8 @@ class EncoderDecoderModel(VisionLanguageModel):
         attention = [attention_LBHN[:, row, :, : len(prefill.places_N)] for row, prefill in enumerate(prefills)]
         layers = _pairs([(layer.keys, layer.values) for layer in cache.self_attention_cache.layers])
         next_state = replace(state, layers=layers)
-        return DecoderOutput(output.logits[:, -1].float(), self._cells(encoder_output, attention), next_state)
+        cells_LBHK, queries_LBHN = self._cells(encoder_output, attention), self._queries(attention)
+        return DecoderOutput(output.logits[:, -1].float(), cells_LBHK, next_state, queries_LBHN)
 
     def _cache_of(self, layers: Layers) -> Any:
         """The library's cache with these keys and values, without copying them; for one call."""

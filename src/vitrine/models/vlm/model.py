@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -195,6 +197,8 @@ class VisionLanguageModel(nn.Module):
         self._library = library
         self._row_layers: Sequence[nn.Module] | None = None  # of all layers of the language model
         self._query_readers = () if family.query_readers is None else tuple(family.query_readers(model))
+        if self._query_readers:
+            self.attention = self.attention.replace("the image", "query tokens, times what these read (a product),")
 
     def answer_limit(self, encoder_output: EncoderOutput, max_pieces: int | None) -> int:
         """Word pieces at most of these pictures' answers, the end included: as many as asked for, else
@@ -263,6 +267,22 @@ class VisionLanguageModel(nn.Module):
             maps.append(prefill.over_cells(rows_TLHN, encoder_output.padded_grid))
         return tuple(maps)
 
+    def query_maps(self, encoder_output: EncoderOutput) -> tuple[npt.NDArray[np.float32] | None, ...]:
+        """What each query token read of each cell, (N, R, C) for each picture; None of a model without query tokens.
+
+        A token's sum is less than 1 where it read tokens of no place as well.
+        """
+        return tuple(
+            prefill.spread.shares_NK.unflatten(1, prefill.grid).float().cpu().numpy()
+            if isinstance(prefill.spread, QuerySpread)
+            else None
+            for prefill in encoder_output.features.rows
+        )
+
+    def _queries(self, attention: Sequence[Tensor]) -> Tensor | None:
+        """The attention of every row to query tokens, (L, B, H, N); None where image tokens are none."""
+        return torch.stack(list(attention), 1) if self._query_readers else None
+
     def _read_both(self, prompt: PromptInput) -> Prefill:
         """Read a prompt, and the neutral one before it where there is one."""
         neutral = None if prompt.neutral is None else replace(self._read(prompt.neutral), layers=())
@@ -321,7 +341,8 @@ class VisionLanguageModel(nn.Module):
         if state is None:
             logits_BV = torch.stack([prefill.logits_V for prefill in prefills])
             attention = [prefill.attention_LHN for prefill in prefills]
-            return DecoderOutput(logits_BV, self._cells(encoder_output, attention), AnswerState.after(prefills))
+            cells_LBHK, queries_LBHN = self._cells(encoder_output, attention), self._queries(attention)
+            return DecoderOutput(logits_BV, cells_LBHK, AnswerState.after(prefills), queries_LBHN)
         cache = self._cache(state)
         with recording(RowRecorder(layers=self._row_layers)) as recorder:
             output = self.family.language_model(self.model)(
@@ -336,7 +357,8 @@ class VisionLanguageModel(nn.Module):
         attention = [attention_LBHN[:, row, :, : len(prefill.places_N)] for row, prefill in enumerate(prefills)]
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         state = AnswerState(layers, state.positions + 1, state.padding_B, state.next_position_B + 1)
-        return DecoderOutput(output.logits[:, -1].float(), self._cells(encoder_output, attention), state)
+        cells_LBHK, queries_LBHN = self._cells(encoder_output, attention), self._queries(attention)
+        return DecoderOutput(output.logits[:, -1].float(), cells_LBHK, state, queries_LBHN)
 
     def reorder(self, state: AnswerState | None, order_B: Tensor) -> AnswerState | None:
         """The state with its rows repeated or in another order."""
