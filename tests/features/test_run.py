@@ -48,6 +48,35 @@ def test_a_figure_a_picture_a_sheet_and_a_table(result: FeaturesResult, scenes: 
     assert [name for name, _ in result.unreadable] == ["broken.png"]
 
 
+def test_in_memory_nothing_is_written_and_all_is_the_same(
+    result: FeaturesResult, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    in_memory = vitrine.features(MODEL, scenes, regions=3, query=(4, 4), quiet=True)
+    assert not list(tmp_path.iterdir())
+    assert (in_memory.out, in_memory.table, in_memory.components, in_memory.sheets) == (None, None, None, ())
+    for one, other in zip(in_memory, result, strict=True):
+        assert (one.name, one.figure, one.outliers) == (other.name, None, other.outliers)
+        np.testing.assert_array_equal(one.colours_RC3, other.colours_RC3)
+        np.testing.assert_array_equal(one.regions_RC, other.regions_RC)
+    assert in_memory.variance_shares == result.variance_shares
+    files = ("filename", "outliers")
+    assert [[row[name] for name in files] for row in in_memory.table_rows()] == [
+        [row[name] for name in files] for row in result.table_rows()
+    ]
+    assert (
+        "components" in in_memory.text()
+        and str(result.out) not in in_memory.text()
+        and " in None" not in repr(in_memory)
+    )
+    saved = in_memory[0].save(tmp_path / "one.png")
+    with Image.open(saved) as one, Image.open(result.pictures[0].figure) as other:
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    assert in_memory[0]._repr_png_()[:4] == in_memory._repr_png_()[:4] == b"\x89PNG"
+    with pytest.raises(UsageError, match="format is of what is written: give out too"):
+        vitrine.features(MODEL, scenes, format="svg", quiet=True)
+
+
 def test_the_numbers_are_of_all_patches(result: FeaturesResult) -> None:
     assert (result.grid, result.channels, result.fitted_pictures) == ((8, 8), 128, 4)
     assert result.untrained is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,9 +136,16 @@ def test_random_changes_are_said_in_words(transforms: TransformSpec, words: str)
     assert describe_changes(transforms) == words
 
 
-def test_data_without_an_end_have_a_batch_and_no_classes(tmp_path: Path) -> None:
+def test_of_data_without_an_end_the_first_pictures_are_counted(tmp_path: Path) -> None:
+    """Fifty a class, or an epoch where that is less; what is counted is what the stream gives first."""
     settings = recipe(batch_size=8, epoch_size=40)
     opened = prepare_data("scenes:new?validation=4&size=32", DataSettings.from_recipe(settings))
     preview = Preview(opened, BatchSettings.from_recipe(settings), InputSpec((32, 32), (0.5,) * 3, (0.5,) * 3, 1.0))
-    assert [path.name for path in preview.save(tmp_path, "m")] == ["batch.png", "views.png"]
+    assert [path.name for path in preview.save(tmp_path, "m")] == ["batch.png", "classes.png", "views.png"]
+    labels = opened.source.labels
+    counted = Counter(labels[opened.train[place].label] for place in range(40))
+    assert {row.label: row.train for row in preview.class_rows()} == {label: counted[label] for label in labels}
+    assert sum(row.validation for row in preview.class_rows()) == 4
+    longer = replace(preview, settings=replace(preview.settings, epoch_size=10_000))
+    assert sum(row.train for row in longer.class_rows()) == 50 * len(labels)
     assert MICRO["img_size"] == 32

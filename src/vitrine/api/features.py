@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vitrine.api.options import PathLike, as_path, csv_cells, optional_path, require_counts
+from vitrine.api.options import PathLike, csv_cells, optional_path, require_counts, require_out
 from vitrine.api.progress import reading_progress, say_notes, say_unreadable, say_unwritten
 from vitrine.errors import UsageError
 from vitrine.messages import quiet_messages
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def features(
     model: ModelLike,
     images: Any,
-    out: PathLike,
+    out: PathLike | None = None,
     *,
     layer: int = -1,
     image_size: int = 0,
@@ -40,10 +40,13 @@ def features(
 ) -> FeaturesResult:
     """Draw what a model's patch features tell apart: components as colours, regions, and patches that are alike.
 
+    Components are fitted to all pictures together, which are read several times: those of a generator are all kept.
+
     Args:
         model: a model reference, what :func:`vitrine.load` opened, or a module in memory; it needs no head.
         images: pictures, as :func:`vitrine.predict` takes them.
-        out: the folder for figures, a sheet, features.csv and components.safetensors.
+        out: the folder for figures, a sheet, features.csv and components.safetensors; None keeps all in memory, as the
+            result's ``pictures``, which draw themselves.
         layer: whose tokens: from 0, or from the end with -1.
         image_size: side of the model's input in pixels; 0 is its own. More shows smaller patches.
         foreground: colour the foreground alone, as the first component tells it.
@@ -54,7 +57,7 @@ def features(
         category: of COCO instances: the category whose instances are inside.
         controls: also run the model untrained, for its numbers; never of a module in memory.
         components: components.safetensors of an earlier call: the same colours for other pictures.
-        limit: pictures at most, drawn with ``seed``; None is all.
+        limit: pictures at most, drawn with ``seed``, or of a generator the first ones; None is all.
         format: png or svg, of the figures.
         seed: of the choice of pictures, the regions, and the untrained model.
         batch_size: pictures at a time.
@@ -72,6 +75,8 @@ def features(
         >>> result = vitrine.features("vitrine/scenes-tiny", "photos/test", "features", limit=2, quiet=True)
         >>> len(result.pictures), len(result.variance_shares)
         (2, 3)
+        >>> vitrine.features("vitrine/scenes-tiny", ["cat.jpg"], quiet=True).pictures[0].colours_RC3.shape
+        (8, 8, 3)
     """
     from vitrine.api.load import in_eval_mode, open_once
     from vitrine.caption.model import Captioner
@@ -80,6 +85,7 @@ def features(
     from vitrine.features.run import features as run_features
 
     require_counts(batch_size=batch_size, limit=limit)
+    require_out(out, format=format != "png", csv_safe=csv_safe)
     if format not in ("png", "svg"):
         raise UsageError(f"--format {format} cannot be used: expected png or svg.")
     if category is not None and masks is None:
@@ -112,7 +118,7 @@ def features(
         result = run_features(
             classifier,
             pictures,
-            as_path(out),
+            optional_path(out),
             settings,
             limit=limit,
             batch_size=batch_size,

@@ -24,7 +24,7 @@ from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import Classifier, open_classifier, place_on_device
 from vitrine.data.masks import Masks, find_masks
 from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
-from vitrine.data.samples import Sample, random_subset
+from vitrine.data.samples import Sample
 from vitrine.display import ResultSequence, csv_rows
 from vitrine.errors import DataError, PictureError, UsageError
 from vitrine.features.agreement import RegionAgreement, agreement, patch_mask, place_control
@@ -33,6 +33,8 @@ from vitrine.features.figures import (
     REGION_COLOURS,
     FeaturePicture,
     FeatureWords,
+    feature_figure,
+    feature_sheet,
     save_feature_figure,
     save_feature_sheet,
 )
@@ -46,6 +48,7 @@ from vitrine.io.output_lock import writes_folder
 from vitrine.io.resumable_csv import csv_row
 from vitrine.models.load import load_model
 from vitrine.plotting.provenance import Provenance, figure_names
+from vitrine.plotting.style import figure_bytes
 from vitrine.results import Progress, Unreadable, count_of, no_progress, none_drawn, percent, unreadable_to_json
 
 Floats = npt.NDArray[np.float32]
@@ -109,7 +112,7 @@ class FeatureRecord:
 
     Attributes:
         name: of the picture.
-        figure: its file.
+        figure: its file; None where none was written: then it draws itself.
         outliers: how many of its patch tokens are outliers.
         foreground: share of its patches that are foreground, 0 to 1; None without a rule for it.
         regions_RC: int64 from 0; None where there are none.
@@ -118,33 +121,54 @@ class FeatureRecord:
     """
 
     name: str
-    figure: Path
+    figure: Path | None
     outliers: int
     foreground: float | None
     regions_RC: npt.NDArray[np.int64] | None
     similarity_RC: Floats | None
     colours_RC3: Floats
+    _drawing: tuple[FeaturePicture, FeatureWords, Provenance] | None = None
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figure as .png or .svg, with its origin in its metadata.
+
+        Raises:
+            UsageError: it was written, and is not in memory.
+            ValueError: another ending.
+        """
+        if self._drawing is None:
+            raise UsageError(f"The figure of {self.name} was written: {self.figure}. Without out it stays in memory.")
+        picture, words, provenance = self._drawing
+        save_feature_figure(picture, words, Path(path), provenance.to_metadata())
+        return Path(path)
+
+    def _repr_png_(self) -> bytes | None:
+        if self._drawing is not None:
+            return figure_bytes(feature_figure(*self._drawing[:2]), "png", {})
+        return self.figure.read_bytes() if self.figure is not None and self.figure.suffix == ".png" else None
 
     def __repr__(self) -> str:
         rows, columns = self.colours_RC3.shape[:2]
-        return f"<{self.name}: patch features, {rows} x {columns} patches, {self.figure}>"
+        where = "" if self.figure is None else f", {self.figure}"
+        return f"<{self.name}: patch features, {rows} x {columns} patches{where}>"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         similarity = None if self.similarity_RC is None else np.round(self.similarity_RC, 6).tolist()
         return {
             "filename": self.name,
-            "figure": str(self.figure),
+            "figure": None if self.figure is None else str(self.figure),
             "outliers": self.outliers,
             "foreground": None if self.foreground is None else round(self.foreground, 6),
             "regions": None if self.regions_RC is None else self.regions_RC.tolist(),
             "similarity": similarity,
         }
 
-    def to_row(self, out: Path) -> list[str]:
+    def to_row(self, out: Path | None) -> list[str]:
         """Its row of features.csv; the figure is named from ``out`` on."""
         foreground = "" if self.foreground is None else f"{self.foreground:.6f}"
-        return [self.name, self.figure.relative_to(out).as_posix(), str(self.outliers), foreground]
+        figure = "" if self.figure is None or out is None else self.figure.relative_to(out).as_posix()
+        return [self.name, figure, str(self.outliers), foreground]
 
 
 _COLUMNS = ("filename", "figure", "outliers", "foreground")
@@ -155,11 +179,11 @@ class FeaturesResult(ResultSequence):
     """What ``vitrine features`` made.
 
     Attributes:
-        out: its folder.
-        pictures: with their figures.
-        table: features.csv.
+        out: its folder; None where nothing was written.
+        pictures: with their figures, or in memory with what draws them.
+        table: features.csv; None where nothing was written.
         sheets: pictures beside their components.
-        components: the file that applies what was fitted to other pictures.
+        components: the file that applies what was fitted to other pictures; None where nothing was written.
         layer: in words.
         grid: rows and columns of patches.
         channels: of a token.
@@ -173,11 +197,11 @@ class FeaturesResult(ResultSequence):
         notes: sentences on the weights and the pictures.
     """
 
-    out: Path
+    out: Path | None
     pictures: tuple[FeatureRecord, ...]
-    table: Path
+    table: Path | None
     sheets: tuple[Path, ...]
-    components: Path
+    components: Path | None
     layer: str
     grid: tuple[int, int]
     channels: int
@@ -197,7 +221,9 @@ class FeaturesResult(ResultSequence):
     def headline(self) -> str:
         """How many figures of which tokens, and where."""
         aside = f", {count_of(len(self.unreadable), 'picture')} could not be read" if self.unreadable else ""
-        return f"{count_of(len(self.pictures), 'figure')} in {self.out}: patch features, {self.layer}{aside}"
+        where = "" if self.out is None else f" in {self.out}"
+        what = count_of(len(self.pictures), "picture" if self.out is None else "figure")
+        return f"{what}{where}: patch features, {self.layer}{aside}"
 
     def details(self) -> str:
         """What the components have of the variance."""
@@ -207,12 +233,17 @@ class FeaturesResult(ResultSequence):
 
     def table_rows(self) -> Sequence[Mapping[str, Any]]:
         """A row a picture, as in features.csv."""
-        return csv_rows(self.table.read_bytes())
+        return csv_rows(_table(self.pictures, self.out) if self.table is None else self.table.read_bytes())
 
     def figure_png(self) -> bytes | None:
         """The first sheet, or the only figure; None where they are SVG."""
-        picture = self.sheets[0] if self.sheets else self.pictures[0].figure
-        return picture.read_bytes() if picture.suffix == ".png" and picture.is_file() else None
+        drawings = [each._drawing for each in self.pictures[:PAIRS_OF_A_SHEET] if each._drawing is not None]
+        if len(drawings) > 1:
+            title = f"Patch features of {count_of(len(self.pictures), 'picture')}"
+            return figure_bytes(feature_sheet([each[0] for each in drawings], drawings[0][1], title=title), "png", {})
+        if self.sheets and self.sheets[0].suffix == ".png" and self.sheets[0].is_file():
+            return self.sheets[0].read_bytes()
+        return self.pictures[0]._repr_png_()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -246,8 +277,9 @@ class FeaturesResult(ResultSequence):
                 "fitted, and drawn grey."
             )
         lines += [] if self.agreement is None else [self.agreement.sentence]
-        lines.append(f"{count_of(len(self.pictures), 'figure')} in {self.out}; all of them: {self.sheets[0]}")
-        lines.append(f"The same colours for other pictures: --components {self.components}")
+        if self.out is not None:
+            lines.append(f"{count_of(len(self.pictures), 'figure')} in {self.out}; all of them: {self.sheets[0]}")
+            lines.append(f"The same colours for other pictures: --components {self.components}")
         return "\n".join(lines)
 
     def _untrained_words(self) -> str:
@@ -258,7 +290,12 @@ class FeaturesResult(ResultSequence):
         return f"; of the same model untrained{which}: {_shares(self.untrained)}"
 
     def _repr_png_(self) -> bytes | None:
-        return self.sheets[0].read_bytes() if self.sheets[0].suffix == ".png" else None
+        return self.figure_png()
+
+
+def _table(records: Sequence[FeatureRecord], out: Path | None) -> bytes:
+    """The content of features.csv."""
+    return b"".join(map(csv_row, (_COLUMNS, *(record.to_row(out) for record in records))))
 
 
 def _shares(shares: Sequence[float]) -> str:
@@ -270,7 +307,7 @@ def _shares(shares: Sequence[float]) -> str:
 def features(
     model: str | Classifier,
     images: Path | PictureInput,
-    out: Path,
+    out: Path | None,
     settings: FeatureSettings,
     *,
     limit: int | None = None,
@@ -284,7 +321,8 @@ def features(
     Args:
         model: a model reference, or an open classifier; it needs no head.
         images: a folder, searched with its sub-folders, or one picture; or pictures that were given in Python.
-        out: the folder of figures; a picture's sub-folder and stem are kept.
+        out: the folder of figures; a picture's sub-folder and stem are kept. None writes nothing: pictures draw
+            themselves.
         settings: what is made.
         limit: pictures at most; with more, a choice drawn with the settings' seed. None takes all.
         batch_size: pictures at a time.
@@ -299,7 +337,7 @@ def features(
     if isinstance(model, Classifier) and settings.image_size:
         raise UsageError("An input of another size is of a model that is opened for it: give its reference.")
     pictures = images if isinstance(images, PictureInput) else picture_input(images)
-    samples = random_subset(tuple(pictures.samples), limit, settings.seed)
+    samples = tuple(pictures.choose(limit, settings.seed))  # fitted jointly, and so read several times
     classifier = open_classifier(model, precision, architecture, features=True, image_size=settings.image_size)
     require_whole_patches(classifier)
     tokens = PatchTokens(classifier, samples, settings.layer, batch_size, progress)
@@ -309,7 +347,8 @@ def features(
     }
     fit = _fit(tokens, settings, origin)
     writer = FeatureWriter(classifier.reference, pictures.path, out, settings, tokens, fit, architecture)
-    remove_unfinished(*{(out / figure).parent for figure in writer.figures.values()})
+    if out is not None:
+        remove_unfinished(*{(out / figure).parent for figure in writer.figures.values()})
     writer.write()
     control = (
         _untrained(classifier, samples, settings, batch_size) if settings.controls and not settings.components else None
@@ -318,7 +357,8 @@ def features(
     region_agreement = (
         None if fit.centres_KD is None or masks is None else _agreement(tokens, fit, control, masks, settings)
     )
-    write_fit(fit, out / COMPONENTS_FILE, origin)
+    if out is not None:
+        write_fit(fit, out / COMPONENTS_FILE, origin)
     return writer.finish(control, region_agreement, (*classifier.notes, *pictures.notes))
 
 
@@ -404,7 +444,7 @@ class FeatureWriter:
 
     model: str
     images: Path | None
-    out: Path
+    out: Path | None
     settings: FeatureSettings
     tokens: PatchTokens
     fit: FeatureFit
@@ -474,10 +514,12 @@ class FeatureWriter:
             self._write_sheet()
 
     def _write_picture(self, sample: Sample, tokens_RCD: Floats, outliers_RC: npt.NDArray[np.bool_]) -> None:
-        figure = self.out / self.figures[sample.name]
+        figure = None if self.out is None else self.out / self.figures[sample.name]
         try:
             picture = self._picture(sample, tokens_RCD, outliers_RC)
-            save_feature_figure(picture, self.words, figure, self._provenance(sample).to_metadata())
+            provenance = self._provenance(sample)
+            if figure is not None:
+                save_feature_figure(picture, self.words, figure, provenance.to_metadata())
         except PictureError as error:  # it could be read a moment ago
             self.tokens.unreadable.append((sample.name, str(error)))
             return
@@ -494,8 +536,11 @@ class FeatureWriter:
                 picture.regions_RC,
                 picture.similarity_RC,
                 picture.colours_RC3,
+                (picture, self.words, provenance) if figure is None else None,
             )
         )
+        if figure is None:
+            return
         self._pending.append(picture)
         if len(self._pending) == PAIRS_OF_A_SHEET:
             self._write_sheet()
@@ -518,6 +563,7 @@ class FeatureWriter:
         )
 
     def _write_sheet(self) -> None:
+        assert self.out is not None
         number, of = len(self.sheets) + 1, ceil(len(self.figures) / PAIRS_OF_A_SHEET)
         path = self.out / (f"features.{self.settings.kind}" if of == 1 else f"features-{number}.{self.settings.kind}")
         title = f"Patch features of {count_of(len(self.figures), 'picture')}" + (
@@ -547,7 +593,7 @@ class FeatureWriter:
 
     def _command(self) -> str | None:
         """What draws the figures again; None of a model or pictures in memory."""
-        if self.images is None or self.tokens.classifier.is_in_memory:
+        if self.images is None or self.out is None or self.tokens.classifier.is_in_memory:
             return None
         words = ["vitrine", "features", self.model, str(self.images), "-o", str(self.out)]
         return shlex.join([*words, *self._flags()])
@@ -577,8 +623,9 @@ class FeatureWriter:
         self, untrained: PatchTokens | None, region_agreement: RegionAgreement | None, notes: tuple[str, ...]
     ) -> FeaturesResult:
         """Write the table, and say what was made."""
-        table = self.out / "features.csv"
-        write_atomically(table, b"".join(map(csv_row, (_COLUMNS, *(r.to_row(self.out) for r in self.records)))))
+        table = None if self.out is None else self.out / "features.csv"
+        if table is not None:
+            write_atomically(table, _table(self.records, self.out))
         fit, layout = self.fit, self.tokens.layout
         whole = fit.components if fit.foreground is None else fit.foreground.components
         shares = None
@@ -590,7 +637,7 @@ class FeatureWriter:
             pictures=tuple(self.records),
             table=table,
             sheets=tuple(self.sheets),
-            components=self.out / COMPONENTS_FILE,
+            components=None if self.out is None else self.out / COMPONENTS_FILE,
             layer=self.layer_words,
             grid=(layout.rows, layout.columns),
             channels=fit.components.components_KD.shape[1],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from vitrine.train.settings import BatchSettings
 _IN_BATCH = 32  # pictures of the first batch that are drawn
 _THUMBNAIL, _PHOTO = 128, 640  # longest side in pixels of what is drawn small, and of a photograph
 _MAX_PIXELS = 300_000_000  # of the classes' examples, which takes seconds to decode
+_FROM_STREAM_EACH = 50  # pictures a class, of data without an end
 _AT_RANDOM = 2  # pictures on views.png besides those of an unusual shape and size
 
 
@@ -50,13 +52,13 @@ class Preview:
     weights_N: npt.NDArray[np.float64] | None = None
 
     def save(self, folder: Path, model: str) -> tuple[Path, ...]:
-        """Write batch.png, views.png and, of data with an end, classes.png into a folder; what was written."""
-        figures = {"batch": ("first batch of a training", batch_figure(self.first_batch(), self._details()))}
-        if not self.data.train.endless:
-            rows = self.class_rows()
-            noun = "labels" if self.data.source.is_multi_label else "classes"
-            labels = len(self.data.source.labels)
-            figures["classes"] = ("classes of a training", classes_figure(rows, labels, noun=noun))
+        """Write batch.png, classes.png and views.png into a folder; what was written."""
+        noun = "labels" if self.data.source.is_multi_label else "classes"
+        classes, first = len(self.data.source.labels), len(self._class_samples()) if self.data.train.endless else 0
+        figures = {
+            "batch": ("first batch of a training", batch_figure(self.first_batch(), self._details())),
+            "classes": ("classes of a training", classes_figure(self.class_rows(), classes, noun=noun, first=first)),
+        }
         if views := self.picture_views():
             figures["views"] = ("pictures on their way into a training", views_figure(views))
         for name, (what, figure) in figures.items():
@@ -84,8 +86,8 @@ class Preview:
         ]
 
     def class_rows(self) -> list[ClassRow]:
-        """The classes with their pictures, those with the most first."""
-        labels, samples = self.data.source.labels, tuple(self._samples())
+        """The classes with their pictures, those with the most first; of endless data, with the first pictures."""
+        labels, samples = self.data.source.labels, self._class_samples()
         train, validation = (
             count_labels((each.label_set for each in split), len(labels)) for split in (samples, self.data.validation)
         )
@@ -95,6 +97,13 @@ class Preview:
             ClassRow(labels[each], int(train[each]), int(validation[each]), tuple(examples[each]))
             for each in drawn_classes
         ]
+
+    def _class_samples(self) -> tuple[Sample, ...]:
+        """The training pictures; of a stream without an end, so many as tell how often each class comes."""
+        samples = self._samples()
+        if not self.data.train.endless:
+            return tuple(samples)
+        return tuple(islice(samples, _FROM_STREAM_EACH * max(1, len(self.data.source.labels))))
 
     def _examples(self, samples: Sequence[Sample], classes: Sequence[int]) -> dict[int, list[Pixels]]:
         """A few pictures of each class, drawn at random; fewer where they are so large that it would take long."""

@@ -40,13 +40,14 @@ def choose_classes(counts: Sequence[int]) -> list[int]:
     return order if len(order) <= MOST_CLASSES else [*order[:half], *order[-half:]]
 
 
-def classes_figure(rows: Sequence[ClassRow], classes: int, *, noun: str = "classes") -> Figure:
+def classes_figure(rows: Sequence[ClassRow], classes: int, *, noun: str = "classes", first: int = 0) -> Figure:
     """A row a class: name, examples, a bar of its training pictures, and both numbers: ``795 + 81``.
 
     Args:
         rows: the classes that are drawn, those with the most pictures first.
         classes: how many there are.
         noun: what they are called.
+        first: of data without an end, how many pictures were counted; 0 of other data.
     """
     columns = 1 if len(rows) <= 8 else 2
     width = (WIDTH - 2 * MARGIN + _BETWEEN) / columns - _BETWEEN
@@ -57,6 +58,8 @@ def classes_figure(rows: Sequence[ClassRow], classes: int, *, noun: str = "class
         f"The largest has {count_of(most, 'training picture')}, the smallest {fewest:,}"
         + (f": {most / fewest:.3g} times fewer." if 0 < fewest < most else "."),
     ]
+    if first:
+        details.append(f"The data have no end: counted are the first {count_of(first, 'training picture')}.")
     if len(rows) < classes:
         half = len(rows) // 2
         details.append(f"Of {classes:,} {noun} these are the {half} with the most and the {half} with the fewest.")
