@@ -49,6 +49,8 @@ ONLY_IN_PYTHON = {
     "quiet": "on the command line a redirection of stderr",
     ("predict", "normalised"): "files are not normalised",
     ("explain", "normalised"): "files are not normalised",
+    ("evaluate", "normalised"): "files are not normalised",
+    ("knn", "normalised"): "files are not normalised",
 }
 OTHER_NAMES = {
     ("train", "set"): "settings",  # set is a type of Python's
@@ -59,6 +61,7 @@ OTHER_DEFAULTS = {
     ("explain", "method"): ("attention", "the command line's list is for --score; one method is drawn"),
     ("predict", "out"): (None, "predictions may stay in memory"),
     ("explain", "out"): (None, "maps may stay in memory"),
+    ("features", "out"): (None, "components may stay in memory"),
     ("caption", "out"): (None, "captions may stay in memory"),
     ("ask", "out"): (None, "an answer may stay in memory"),
     ("positions", "out"): (None, "the numbers may be all that is wanted"),

@@ -10,7 +10,7 @@ from vitrine.api.options import (
     as_path,
     bulk_settings,
     csv_cells,
-    data_reference,
+    data_or_pictures,
     optional_path,
     path_for_ray,
     require_counts,
@@ -220,7 +220,7 @@ def _method(
 
 def score(
     model: ModelLike,
-    data: PathLike,
+    data: Any,
     out: PathLike | None = None,
     *,
     method: str | MapFunction | Sequence[str | MapFunction] = (),
@@ -243,7 +243,8 @@ def score(
 
     Args:
         model: a model reference, what :func:`vitrine.load` opened, or a module in memory.
-        data: as :func:`vitrine.check` takes them, or a folder of pictures; labels are not needed.
+        data: as :func:`vitrine.check` takes them, or a folder of pictures, or pictures in memory as
+            :func:`vitrine.predict` takes them; labels are not needed, and of pictures in memory not looked at.
         out: a folder for methods.csv, scores.json and a figure; None writes nothing.
         method: one method or several, as :func:`explain` takes them; none is all of vitrine's own.
         layers: also every other layer's attention.
@@ -295,6 +296,7 @@ def score(
         functions,
     )
     folder, opened_model = optional_path(out), open_once(model)
+    pictures = data_or_pictures(data, encoding)
     with (
         quiet_messages(quiet),
         csv_cells(csv_safe),
@@ -303,12 +305,12 @@ def score(
         classifier = open_classifier(opened_model, precision, arch, names=optional_path(names))  # type: ignore[arg-type]
         say_notes(classifier.notes)
         with in_eval_mode(classifier), reading_progress("Scoring") as progress:
-            reference = data_reference(data, encoding)
-            result = score_methods(classifier, classifier.reference, reference, plan, progress)
+            result = score_methods(classifier, classifier.reference, pictures, plan, progress)
         if folder is not None:
             opening = {"--arch": arch, "--names": names}
             words = [word for flag, value in opening.items() if value is not None for word in (flag, str(value))]
-            write_scores(result, folder, None if classifier.is_in_memory else words)
+            has_command = isinstance(pictures, str) and not classifier.is_in_memory
+            write_scores(result, folder, words if has_command else None)
         return result
 
 

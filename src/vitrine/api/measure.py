@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vitrine.api.options import PathLike, csv_cells, data_reference, optional_path, require_counts
+from vitrine.api.options import PathLike, csv_cells, data_reference, labelled_data, optional_path, require_counts
 from vitrine.api.progress import reading_progress, say_notes
 from vitrine.errors import UsageError
 from vitrine.messages import quiet_messages
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: ModelLike,
-    data: PathLike,
+    data: Any,
     *,
     out: PathLike | None = None,
     split: str | None = None,
@@ -38,13 +38,16 @@ def evaluate(
     encoding: str | None = None,
     names: PathLike | None = None,
     csv_safe: bool = False,
+    normalised: bool = False,
     quiet: bool = False,
 ) -> EvaluationResult:
     """Measure a classifier or a captioner on one split of some data.
 
     Args:
         model: a model reference, what :func:`vitrine.load` opened, or a module in memory.
-        data: as :func:`vitrine.check` takes them.
+        data: as :func:`vitrine.check` takes them; of a classifier also pictures in memory with their labels (names, or
+            numbers from 0): a list of (picture, label), a ``datasets`` split, a DataLoader, or a dictionary of these by
+            split. All of them stay in memory meanwhile.
         out: a folder for metrics.json, predictions.csv and figures; None writes nothing.
         split: train, validation or test; None is test where there is one, else validation.
         expect: the accuracy that is expected (of a multi-label model the mean average precision), 0 to 1: the result's
@@ -66,6 +69,7 @@ def evaluate(
         encoding: of a table in the data, where it is neither UTF-8 nor UTF-16.
         names: a file with names for classes that are bare numbers.
         csv_safe: write an apostrophe before cells that a spreadsheet would compute.
+        normalised: pictures in memory are tensors that the model takes as they are.
         quiet: show no progress and say nothing.
 
     Raises:
@@ -76,6 +80,8 @@ def evaluate(
         >>> result = vitrine.evaluate("runs/first", "photos", split="validation", quiet=True)
         >>> result.metrics.n
         24
+        >>> vitrine.evaluate("runs/first", [("cat.jpg", result.metrics.classes[0].label)], quiet=True).metrics.n
+        1
     """
     from vitrine.api.load import in_eval_mode, open_once
     from vitrine.caption.evaluate import evaluate_captioner
@@ -86,11 +92,13 @@ def evaluate(
     require_counts(batch_size=batch_size)
     if readings is not None and not grounding:
         raise UsageError("--readings goes with --grounding, which scores them.")
-    reference, opened_model = data_reference(data, encoding), open_once(model)
+    reference, opened_model = labelled_data(data, encoding, normalised), open_once(model)
     if isinstance(opened_model, str):
         captioner = is_captioner(opened_model, arch)
     else:
         captioner = isinstance(opened_model, Captioner)
+    if captioner:
+        reference = data_reference(data, encoding)
     of_classifiers = {"expect": expect, "against": against, "threshold": threshold, "names": names}
     _refuse_options_of_the_other(
         captioner, **of_classifiers, beams=beams, java=java or None, vocab=vocab, grounding=grounding or None
@@ -104,7 +112,7 @@ def evaluate(
         result: EvaluationResult = (
             evaluate_captioner(
                 opened_model,  # type: ignore[arg-type]
-                reference,
+                reference,  # type: ignore[arg-type]
                 out=optional_path(out),
                 split=split,
                 beams=beams or 1,
@@ -151,7 +159,7 @@ def _refuse_options_of_the_other(captioner: bool, **options: object) -> None:
 
 def knn(
     model: ModelLike,
-    data: PathLike,
+    data: Any,
     *,
     k: int = 20,
     split: str | None = None,
@@ -160,6 +168,7 @@ def knn(
     seed: int | None = None,
     arch: str | None = None,
     encoding: str | None = None,
+    normalised: bool = False,
     quiet: bool = False,
 ) -> KnnResult:
     """Label pictures by their nearest training pictures in a model's frozen features: the one-minute baseline.
@@ -168,7 +177,8 @@ def knn(
 
     Args:
         model: a model reference (it need not have a head), what :func:`vitrine.load` opened, or a module in memory.
-        data: as :func:`vitrine.check` takes them, with training pictures.
+        data: as :func:`vitrine.check` takes them, with training pictures; or a dictionary of splits, train and another,
+            of pictures in memory with their labels, as :func:`evaluate` takes them.
         k: neighbours that vote.
         split: validation or test; None is validation where there is one, else test.
         batch_size: pictures at a time.
@@ -176,6 +186,7 @@ def knn(
         seed: of the split that is made where the data have none; None is the run's own.
         arch: the timm name of the model, where ``model`` is a weights file.
         encoding: of a table in the data, where it is neither UTF-8 nor UTF-16.
+        normalised: pictures in memory are tensors that the model takes as they are.
         quiet: show no progress and say nothing.
 
     Raises:
@@ -195,7 +206,7 @@ def knn(
     with quiet_messages(quiet), in_eval_mode(opened_model), reading_progress("Computing features") as progress:
         result = run_knn(
             opened_model,  # type: ignore[arg-type]
-            data_reference(data, encoding),
+            labelled_data(data, encoding, normalised),
             split=split,
             k=k,
             batch_size=batch_size,

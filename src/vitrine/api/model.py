@@ -26,7 +26,7 @@ from vitrine.explain.explainer import Explainer
 from vitrine.explain.explanation import Explanation, explain_pictures
 from vitrine.explain.run import ExplainSettings, MapProvenance
 from vitrine.models.in_memory import evaluating
-from vitrine.results import count_of
+from vitrine.results import count_of, none_readable
 
 OnePicture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor
 """One picture: a file, its bytes, a PIL image, an array (H, W, 3), or a tensor (C, H, W)."""
@@ -97,7 +97,7 @@ class Model:
             normalised: pictures are tensors that the model takes as they are.
 
         Raises:
-            DataError: no picture, or an array or tensor that is none.
+            DataError: no picture, an empty list or stream, or an array or tensor that is none.
             PictureError: a picture cannot be read.
             UsageError: a threshold that is no probability, or for a model that gives every picture one label.
 
@@ -222,12 +222,21 @@ class Model:
 
 
 def one_or_many(inputs: PictureInput, batches: Iterator[tuple[tuple[Any, ...], Any]]) -> Any:
-    """The answer of one picture, a list of answers where all pictures are at hand, else answers one by one."""
+    """The answer of one picture, a list of answers where all pictures are at hand, else answers one by one.
+
+    Raises:
+        DataError: there is none: often a search for files that met nothing, which an empty answer would hide.
+        PictureError: one cannot be read.
+    """
 
     def answers() -> Iterator[Any]:
+        is_empty = True
         for some, unreadable in batches:
             require_readable(unreadable, inputs.count)
             yield from some
+            is_empty = is_empty and not some
+        if is_empty:
+            raise none_readable(())
 
     if inputs.is_one:
         (answer,) = answers()

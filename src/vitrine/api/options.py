@@ -13,6 +13,8 @@ from vitrine.errors import UsageError
 
 if TYPE_CHECKING:
     from vitrine.bulk.run import BulkSettings
+    from vitrine.data.labelled_inputs import LabelledInput
+    from vitrine.data.picture_inputs import PictureInput
 
 PathLike = str | os.PathLike[str]
 
@@ -51,6 +53,40 @@ def data_reference(data: PathLike, encoding: str | None = None) -> str:
     from vitrine.data.reference_options import with_option
 
     return with_option(os.fspath(data), "encoding", encoding)
+
+
+def labelled_data(data: Any, encoding: str | None, normalised: bool) -> str | LabelledInput:
+    """A reference to labelled data with the encoding of its table, or labelled pictures in memory.
+
+    Raises:
+        DataError: neither.
+        UsageError: an option of the other kind.
+    """
+    if isinstance(data, str | os.PathLike):
+        if normalised:
+            raise UsageError("normalised is of tensors in memory, and files are none: leave it out.")
+        return data_reference(data, encoding)
+    from vitrine.data.labelled_inputs import LabelledInput
+
+    if encoding is not None:
+        raise UsageError("encoding is of a table: leave it out of pictures in memory.")
+    return LabelledInput(data, normalised)
+
+
+def data_or_pictures(data: Any, encoding: str | None) -> str | PictureInput:
+    """A reference to data with the encoding of its table, or pictures in memory.
+
+    Raises:
+        DataError: neither.
+        UsageError: an encoding of pictures in memory.
+    """
+    if isinstance(data, str | os.PathLike):
+        return data_reference(data, encoding)
+    from vitrine.data.picture_inputs import picture_input
+
+    if encoding is not None:
+        raise UsageError("encoding is of a table: leave it out of pictures in memory.")
+    return picture_input(data)
 
 
 def optional_reference(data: PathLike | None, encoding: str | None) -> str | None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrine.classify.inference import predict_samples
+from vitrine.classify.inference import input_normalisation, predict_samples
 from vitrine.classify.labels import classes_called
 from vitrine.classify.measurement import Measurement, measure
 from vitrine.classify.model import UNFINISHED, Classifier, in_precision, is_unfinished, open_classifier
 from vitrine.classify.predictions_csv import choose_threshold
 from vitrine.data.class_names import rename_classes
+from vitrine.data.labelled_inputs import LabelledInput
 from vitrine.data.samples import Dataset, FiniteSplit, Sample
 from vitrine.data.sources import open_data
 from vitrine.data.training_copies import TrainingCopy
@@ -273,7 +274,7 @@ class ClassifierEvaluation(EvaluationResult):
 @writes_folder("evaluate")
 def evaluate(
     model: str | Classifier,
-    data: str,
+    data: str | LabelledInput,
     *,
     out: Path | None = None,
     split: str | None = None,
@@ -292,7 +293,7 @@ def evaluate(
 
     Args:
         model: a model reference with a head of its own.
-        data: a data reference; its class names must be among the model's.
+        data: a data reference, or pictures in memory with their labels; class names must be among the model's.
         out: where metrics.json, confusion.csv, confusion.png and predictions.csv go; of a multi-label model labels.csv
             and labels.png in place of the confusion. None writes nothing.
         split: which split; by default test, else validation, else train.
@@ -317,9 +318,7 @@ def evaluate(
     classifier = open_classifier(model, precision, architecture, names=names)
     chosen_threshold = choose_threshold(threshold, is_multi_label=classifier.is_multi_label)
     other = None if against is None else in_precision(classifier, against)
-    settings = split_settings(classifier.folder, seed)
-    dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
-    dataset = rename_classes(dataset, classifier.numbers)
+    dataset = open_labelled(data, classifier, seed)
     if chosen_threshold is None:
         dataset.require_one_label("this model gives")
     name = choose_split(dataset, split)
@@ -333,7 +332,7 @@ def evaluate(
         changes = LabelChanges(other.precision, measurement.count_changes(other_parts))
     result = ClassifierEvaluation(
         model=classifier.reference,
-        data=data,
+        data=dataset.reference,
         split=name,
         metrics=measurement.metrics,
         unreadable=tuple(each for part in parts for each in part.unreadable),
@@ -348,6 +347,19 @@ def evaluate(
     if out is not None:
         measurement.write(out, result.write_metrics(out))
     return result
+
+
+def open_labelled(data: str | LabelledInput, classifier: Classifier, seed: int | None) -> Dataset:
+    """Labelled data for a model: split as its run split them, with its names for classes that are bare numbers.
+
+    Raises:
+        DataError: they cannot be used.
+    """
+    if isinstance(data, LabelledInput):
+        return data.dataset(classifier.labels, input_normalisation(classifier.spec))
+    settings = split_settings(classifier.folder, seed)
+    dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
+    return rename_classes(dataset, classifier.numbers)
 
 
 def _leakage(copies: TrainingCopies, measurement: Measurement, split: str) -> Leakage:

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vitrine.classify.evaluate import choose_split, split_settings
+from vitrine.classify.evaluate import choose_split, open_labelled
 from vitrine.classify.inference import known_labels, predict_samples
 from vitrine.classify.model import Classifier, open_classifier, place_on_device
-from vitrine.data.class_names import rename_classes
+from vitrine.data.labelled_inputs import LabelledInput
 from vitrine.data.sample_index import index_samples
 from vitrine.data.samples import Dataset, Sample
-from vitrine.data.sources import open_data
 from vitrine.data.training_copies import HashedPicture, find_training_copies
 from vitrine.display import ResultDisplay
 from vitrine.errors import DataError, ModelError, UsageError
@@ -308,7 +307,7 @@ class SplitFeatures:
 
 def knn(
     model: str | Classifier,
-    data: str,
+    data: str | LabelledInput,
     *,
     split: str | None = None,
     k: int = DEFAULT_K,
@@ -325,7 +324,7 @@ def knn(
 
     Args:
         model: a model reference; it need not have a head.
-        data: a data reference with training pictures.
+        data: a data reference with training pictures, or pictures in memory with their labels, by split.
         split: which split; by default validation, which is what runs record, else test.
         k: neighbours that vote.
         batch_size: pictures at a time.
@@ -341,9 +340,7 @@ def knn(
     if split == "train":
         raise UsageError("--split train: the neighbours are training pictures. Expected validation or test.")
     classifier = open_classifier(model, precision, architecture, features=True)
-    settings = split_settings(classifier.folder, seed)
-    dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
-    dataset = rename_classes(dataset, classifier.numbers)
+    dataset = open_labelled(data, classifier, seed)
     dataset.require_one_label("vitrine knn compares")
     split = choose_split(dataset, split or ("validation" if dataset.splits.get("validation") else "test"))
     parts = [_labelled_samples(dataset, each) for each in ("train", split)]
@@ -367,7 +364,7 @@ def knn(
     copies = find_training_copies(pictures, training)
     return KnnResult(
         model=classifier.reference,
-        data=data,
+        data=dataset.reference,
         split=split,
         k=min(k, len(train.samples)),
         temperature=TEMPERATURE,

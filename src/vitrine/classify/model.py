@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from vitrine.config.preprocessing import InputSpec
 from vitrine.config.recipe import PRECISIONS
 from vitrine.data.class_names import read_class_names, recorded_names
 from vitrine.errors import ModelError, UsageError
-from vitrine.models.in_memory import model_in_memory
+from vitrine.models.in_memory import model_in_memory, require_picklable
 from vitrine.models.kind import is_captioner
 from vitrine.models.load import LoadedModel, load_for_inference, width_of
 from vitrine.models.precision import default_device, resolve_precision
@@ -57,6 +58,20 @@ class Classifier:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", unique_labels(self.labels))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: all of it, the weights too.
+
+        Raises:
+            UsageError: the module has hooks that no other process could have.
+        """
+        require_picklable(self.module)
+        return vars(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Classifier:
+        values = {each.name: deepcopy(getattr(self, each.name), memo) for each in fields(self)}
+        memo[id(self)] = twin = type(self)(**values)
+        return twin
 
     def probabilities(self, logits_BC: torch.Tensor) -> torch.Tensor:
         """Probabilities from logits: float32 (B, C), a softmax; of a multi-label model each label's sigmoid."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.figure import Figure
 
 from vitrine.attribution.baselines import centre_blob, edges, random_map
 from vitrine.attribution.faithfulness import FILLERS, blur, deletion_areas
@@ -51,8 +52,10 @@ from vitrine.attribution.tensor_memory import TensorMemory
 from vitrine.attribution.weight_randomization import HEAD, correlation_with_intact, randomised_copies, weight_stages
 from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import read_pictures
+from vitrine.data.labelled_inputs import IN_MEMORY
 from vitrine.data.loader import batches
 from vitrine.data.masks import Masks, find_masks
+from vitrine.data.picture_inputs import PictureInput
 from vitrine.data.reference_options import without_options
 from vitrine.data.samples import Sample, random_subset
 from vitrine.data.sources import open_data
@@ -172,9 +175,13 @@ class MethodScores(ResultDisplay):
         """A row a method or control."""
         return csv_rows(methods_csv(self.ranking))
 
+    def plot(self) -> Figure:
+        """The ranking, a panel a measure: a matplotlib figure."""
+        return methods_figure(self.ranking)
+
     def figure_png(self) -> bytes:
         """The ranking."""
-        return figure_bytes(methods_figure(self.ranking), "png", {})
+        return figure_bytes(self.plot(), "png", {})
 
     def save(self, path: str | Path) -> Path:
         """Write the figure of the ranking as .png or .svg."""
@@ -251,14 +258,19 @@ class ScoredSamples:
     notes: tuple[str, ...]
 
 
-def open_samples(data: str, split: str | None, limit: int, seed: int) -> ScoredSamples:
-    """Open the pictures that methods are scored on.
+def open_samples(data: str | PictureInput, split: str | None, limit: int, seed: int) -> ScoredSamples:
+    """Open the pictures that methods are scored on; those in memory have no labels.
 
     With more than ``limit`` pictures, so many are drawn with ``seed``, in the data's order.
 
     Raises:
         DataError: no pictures, no such split, or an endless source.
     """
+    if isinstance(data, PictureInput):
+        if split is not None:
+            raise DataError(f"Pictures in memory have no split {split}: leave split out.")
+        chosen_pictures = tuple(data.choose(limit, seed))
+        return ScoredSamples(chosen_pictures, (), (f"{count_of(len(chosen_pictures), 'picture')} in memory.",))
     path = Path(without_options(data)).expanduser()
     labels: Sequence[str]
     try:
@@ -299,7 +311,7 @@ _CASCADE_PICTURES = MIN_PICTURES  # whose maps are made again at every stage of 
 def score_methods(
     classifier: Classifier,
     model: str,
-    data: str,
+    data: str | PictureInput,
     settings: ScoreSettings,
     progress: ScoreProgress = no_score_progress,
 ) -> MethodScores:
@@ -308,7 +320,7 @@ def score_methods(
     Args:
         classifier: the model.
         model: its reference, for the result.
-        data: a data reference, or a folder of pictures; labels are not needed.
+        data: a data reference, a folder of pictures, or pictures in memory; labels are not needed.
         settings: what is scored.
         progress: called with maps made and scored, of how many in all, and which method they are of.
 
@@ -334,7 +346,7 @@ def score_methods(
     }
     return MethodScores(
         model,
-        data,
+        data if isinstance(data, str) else IN_MEMORY,
         rank_methods([*scores.values(), *controls, shuffled_scores[best]]),
         verdicts=judge_sets(evidence),
         masks=None if masks is None else masks.origin,
@@ -368,7 +380,9 @@ def _count_blank(maps_PRC: Floats) -> int:
     return int(np.count_nonzero(~maps_PRC.any(axis=(1, 2))))
 
 
-def _folder_of(data: str) -> Path | None:
+def _folder_of(data: str | PictureInput) -> Path | None:
+    if not isinstance(data, str):
+        return data.path
     path = Path(without_options(data)).expanduser()
     return path if path.exists() else None
 
