@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,7 +18,10 @@ LOGGER = logging.getLogger("vitrine")
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 """What :func:`set_verbosity` takes; ``info`` is the default."""
 
+ReportDownload = Callable[[str, int, int], None]
+
 _is_quiet: ContextVar[bool] = ContextVar("vitrine_is_quiet", default=False)
+_download_report: ContextVar[ReportDownload | None] = ContextVar("vitrine_download_report", default=None)
 
 
 class _Stderr(logging.Handler):
@@ -73,6 +76,21 @@ def quiet_messages(quiet: bool = True) -> Iterator[None]:
 def shows_progress() -> bool:
     """Whether progress bars are wanted."""
     return not _is_quiet.get() and LOGGER.isEnabledFor(logging.INFO)
+
+
+@contextmanager
+def showing_downloads(report: ReportDownload) -> Iterator[None]:
+    """Downloads inside the block are reported: the file's name, bytes done, of how many (0 where that is not known)."""
+    token = _download_report.set(report)
+    try:
+        yield
+    finally:
+        _download_report.reset(token)
+
+
+def download_report() -> ReportDownload | None:
+    """Who is told of downloads; None where nobody is."""
+    return _download_report.get()
 
 
 def say(text: str) -> None:

@@ -12,8 +12,11 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
+from rich.progress import Progress
 from support.stand_in_hub import HTML, Fault, StandInHub
 
+from vitrine import messages
+from vitrine.api import progress
 from vitrine.errors import WeightsUnavailableError
 from vitrine.io import network
 from vitrine.models import hub as hub_files
@@ -190,3 +193,31 @@ def test_a_verb_ends_with_2(
     (tmp_path / "there" / "config.json").write_text("{}")
     status, out, error = vitrine_command("positions", "hf-hub:owner/tiny", "-o", tmp_path / "positions.png")
     assert (status, out) == (2, "") and "Accept its terms" in error and "Traceback" not in error
+
+
+def test_a_download_is_shown_beside_the_work_that_it_is_for(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on where it broke; the bar is of bytes, and nobody is told of what is in the cache folder already."""
+    bars = Progress(disable=True)
+    monkeypatch.setattr(progress, "_progress", lambda: bars)
+    hub.faults[NAME] = Fault(sent=0.4, method="GET", times=1)
+    seen: list[tuple[int, int]] = []
+    with progress.training_progress():
+        own_report = messages.download_report()
+        assert own_report is not None
+        with messages.showing_downloads(lambda *row: (seen.append(row[1:]), own_report(*row))):  # type: ignore[func-returns-value]
+            fetch()
+            once = len(seen)
+            fetch()
+    assert len(seen) == once and seen[-1] == (len(CONTENT), len(CONTENT))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    (task,) = bars.tasks
+    assert (task.description, task.completed, task.total) == (f"Downloading {NAME}", 0.1024, 0.1024)
+    assert messages.download_report() is None
+
+
+def test_a_quiet_download_draws_nothing(hub: StandInHub, capfd: pytest.CaptureFixture[str]) -> None:
+    assert hub_files._bar_option(NAME) == {}, "where no work is shown the client draws its own bar"
+    with messages.quiet_messages():
+        assert hub_files._bar_option(NAME)["tqdm_class"](desc="a", total=7).disable
+        fetch()
+    assert capfd.readouterr().err == ""

@@ -56,6 +56,23 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """Bars of work, and below them one for each file that is downloaded for it."""
+    from rich.markup import escape
+
+    with _progress() as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(f"Downloading {escape(printable_line(name))}", total=None, note="MB")
+            progress.update(tasks[name], completed=done / 1e6, total=total / 1e6 or None)
+
+        with messages.showing_downloads(report):
+            yield progress
+
+
 def _progress() -> Progress:
     """Bars on a terminal and in a notebook; elsewhere, and where it shall be quiet, none."""
     from rich.console import Console
@@ -112,7 +129,7 @@ def _notebook_bars(columns: Sequence[Any]) -> Progress:
 @contextmanager
 def reading_progress(what: str) -> Iterator[Callable[..., None]]:
     """A bar over ``(done, total)``, and a note of what is being done where one is given; total 0 means not known."""
-    with _progress() as progress:
+    with _bars() as progress:
         task = progress.add_task(what, total=None, note="")
 
         def report(done: int, total: int, note: str = "") -> None:
@@ -124,7 +141,7 @@ def reading_progress(what: str) -> Iterator[Callable[..., None]]:
 @contextmanager
 def named_progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each kind of work, over ``(what, done, total)``."""
-    with _progress() as progress:
+    with _bars() as progress:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:
@@ -138,7 +155,7 @@ def named_progress() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def training_progress() -> Iterator[Callable[[Event], None]]:
     """A bar over optimizer steps with pictures/s, and one line an epoch."""
-    with _progress() as progress:
+    with _bars() as progress:
         yield _TrainingLines(progress)
 
 
@@ -243,7 +260,7 @@ def _validation_score(row: EpochRow) -> str:
 @contextmanager
 def demo_progress() -> Iterator[Callable[[str | Event], None]]:
     """The demo's steps as lines, its trainings as bars."""
-    with _progress() as progress:
+    with _bars() as progress:
         lines = _TrainingLines(progress, indent="    ")
 
         def report(event: str | Event) -> None:

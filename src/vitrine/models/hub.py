@@ -33,6 +33,7 @@ from vitrine.io.network import (
     retry,
     retry_after,
 )
+from vitrine.messages import download_report, shows_progress
 from vitrine.models.checkpoints.weights_index import is_index, read_index
 
 _CONNECT_SECONDS = 3.0
@@ -171,12 +172,41 @@ def _download(repository: str, name: str, revision: str | None) -> Path:
 
     def ask() -> Path:
         with _answers_checked(name, is_cached):
-            return Path(hf_hub_download(repository, name, revision=revision, cache_dir=folder))
+            return Path(hf_hub_download(repository, name, revision=revision, cache_dir=folder, **_bar_option(name)))
 
     if not is_cached:
         with _answers_checked(name, is_cached):
             retry(lambda: _require_file(repository, name, revision))
     return retry(ask)
+
+
+def _bar_option(name: str) -> dict[str, Any]:
+    """How the client shows a download: as vitrine shows its own work; by its own bar where no work is shown, as while a
+    model is opened; not at all where it shall be quiet. Clients before they could be told show theirs.
+    """
+    import inspect
+
+    from huggingface_hub import hf_hub_download
+    from tqdm.std import tqdm  # type: ignore[import-untyped]
+
+    report, is_quiet = download_report(), not shows_progress()
+    if (report is None and not is_quiet) or "tqdm_class" not in inspect.signature(hf_hub_download).parameters:
+        return {}
+
+    class ReportedDownload(tqdm):  # type: ignore[misc]
+        """Draws nothing itself."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.size, self.done_bytes = int(options.get("total") or 0), int(options.get("initial") or 0)
+            super().__init__(*args, **(options | {"disable": True}))
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.done_bytes += int(n or 0)
+            if report is not None and not is_quiet:
+                report(name, self.done_bytes, self.size)
+            return None
+
+    return {"tqdm_class": ReportedDownload}
 
 
 def _require_file(repository: str, name: str, revision: str | None) -> None:
