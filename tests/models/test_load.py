@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -203,6 +204,44 @@ def test_something_else_than_a_state_dict(tmp_path: Path) -> None:
 def test_weights_of_another_architecture(changes: dict[str, object], match: str, classes: int, tmp_path: Path) -> None:
     micro_weights(tmp_path / "w.safetensors", **changes)
     expect_error(match, pretrained=str(tmp_path / "w.safetensors"), num_classes=classes, model_args=MICRO)
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "words"),
+    [
+        (("a", "b", "c", "d", "e"), [0, 1, 2, 3, 4], None),
+        (
+            ("e", "a", "c", "b", "d"),
+            [4, 0, 2, 1, 3],
+            "is that of the weights, with its classes in the order of the data",
+        ),
+        (
+            ("a", "b", "c", "d", "z"),
+            None,
+            "is new, for 5 classes; the one in the weights, for 5 other classes, is left out",
+        ),
+        ((), [0, 1, 2, 3, 4], None),
+    ],
+    ids=["the same", "another order", "other classes", "nobody knows"],
+)
+def test_a_head_of_as_many_classes_goes_on_under_its_own_names(
+    labels: tuple[str, ...], order: list[int] | None, words: str | None, tmp_path: Path
+) -> None:
+    """A head whose rows belong to other classes than the data's would begin with sure mistakes."""
+    torch.manual_seed(3)
+    module = timm.create_model(VIT, **{**MICRO, "num_classes": 5})
+    config = {"architecture": VIT, "num_classes": 5, "label_names": list("abcde"), "model_args": MICRO}
+    cfg = {"input_size": [3, 32, 32], "classifier": "head", "num_classes": 5, "label_names": list("abcde")}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": cfg}))
+    save_file(module.state_dict(), tmp_path / "model.safetensors")
+    loaded = load_model(str(tmp_path), pretrained=True, num_classes=5, labels=labels)
+    head, own = loaded.module.head, module.head
+    assert any(words in note for note in loaded.notes) if words else not any("head" in note for note in loaded.notes)
+    if order is None:
+        assert not set(map(tuple, head.weight.tolist())) & set(map(tuple, own.weight.tolist()))
+    else:
+        assert torch.equal(head.weight, own.weight[order]) and torch.equal(head.bias, own.bias[order])
+    assert torch.equal(loaded.module.blocks[0].mlp.fc1.weight, module.blocks[0].mlp.fc1.weight)
 
 
 def test_another_number_of_classes_gets_a_new_head_in_training_only(tmp_path: Path) -> None:

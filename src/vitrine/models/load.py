@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +65,7 @@ def load_model(
     *,
     pretrained: bool | str,
     num_classes: int | None = None,
+    labels: Sequence[str] = (),
     image_size: int = 0,
     model_args: Mapping[str, Any] | None = None,
     drop_path: float = 0.0,
@@ -78,6 +79,8 @@ def load_model(
         pretrained: load the reference's own weights, none (random, from torch's global seed), or a local file's, which
             a resolved reference holds already.
         num_classes: size of a new head; None keeps the head that belongs to the weights.
+        labels: class names of the new head, in order. Where they are those of the weights, in whatever order, their
+            head goes on as the new one; without names, a head of the same size is taken as it is.
         image_size: side of the square input in pixels; 0 asks the model. Position embeddings are resampled to fit.
         model_args: timm constructor arguments that replace the reference's own.
         drop_path: stochastic depth of the last block, 0 to 1 (training only).
@@ -107,7 +110,7 @@ def load_model(
     is_bare_file = reference.pretrained_file is not None or reference.file is not None
     pooling = _pooling_of_file(checkpoint, args) if is_bare_file else {}
     args |= pooling
-    module, changes = _load_checkpoint(reference, cfg | dict(checkpoint.cfg), args, checkpoint, num_classes)
+    module, changes = _load_checkpoint(reference, cfg | dict(checkpoint.cfg), args, checkpoint, num_classes, labels)
     notes = reference.notes if reference.pretrained_file is None else _format_notes(checkpoint, reference)
     if pooling:
         changes = (*changes, "Its head reads the mean of the patches (global_pool = 'avg'), as the file has fc_norm.")
@@ -310,6 +313,7 @@ def _load_checkpoint(
     args: dict[str, Any],
     checkpoint: ConvertedCheckpoint,
     num_classes: int | None,
+    labels: Sequence[str] = (),
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """A model with the weights of a file, and sentences on what was changed to make them fit.
 
@@ -317,15 +321,15 @@ def _load_checkpoint(
     """
     heads, has_new_head = _head_names(cfg), num_classes is not None
     classes, readout = checkpoint.classes(heads[0]), checkpoint.readout
-    # Modules that are not loaded: timm's layout has no place for them, or the new head reads something else.
-    skip = head_modules(readout) if readout and not has_new_head else ()
-    if readout == "representation before norm" and has_new_head and _norm_is_of_head(checkpoint):
-        skip = ("norm",)
+    skip = _modules_not_loaded(checkpoint, has_new_head=has_new_head)
+    own_names = tuple(map(str, cfg.get("label_names") or range(classes)))
+    is_of_others = has_new_head and bool(labels) and sorted(own_names) != sorted(labels)
     if has_new_head:
         cfg.pop("label_names", None)
     if readout and (not has_new_head or checkpoint.is_npz):  # timm's reader of .npz would try the file's head
         args = args | {"num_classes": 0}
-    cfg |= {"source": None, "custom_load": False, "num_classes": 0 if readout else classes}
+    # A number of classes that is not the model's makes timm leave the file's head out.
+    cfg |= {"source": None, "custom_load": False, "num_classes": 0 if readout or is_of_others else classes}
     with collect_load_reports() as reports:
         module = _create_module(reference, cfg, args, checkpoint, skip)
     require_vision_transformer(module, reference.text)
@@ -337,12 +341,38 @@ def _load_checkpoint(
     if checkpoint.eps is not None and not has_new_head:  # a run keeps timm's own, with which others will open it
         _set_epsilon(module, checkpoint.eps)
     module.pretrained_cfg["num_classes"] = int(module.num_classes)  # type: ignore[index, operator, arg-type]
-    notes = _head_note(module, classes, readout) if has_new_head or not readout else (_READOUT_NOTES[readout],)
+    notes: tuple[str, ...] = (_READOUT_NOTES[readout],) if readout and not has_new_head else ()
+    if not notes:
+        notes = _head_note(module, classes, readout, is_of_others=is_of_others)
+        notes += _reorder_classes(module, heads, own_names, () if readout or is_of_others else labels)
     if has_new_head and checkpoint.eps is not None and checkpoint.eps > _SMALL_EPS:
         notes += (f"The file's layer norms have epsilon {checkpoint.eps:g}; timm's 1e-6 is trained with.",)
     if has_new_head and skip:
         notes += ("The last norm is new, as the file's belongs to its representation.",)
     return module, (*_resampling_notes(module, checkpoint.shapes), *notes)
+
+
+def _modules_not_loaded(checkpoint: ConvertedCheckpoint, *, has_new_head: bool) -> tuple[str, ...]:
+    """What timm's layout has no place for, or what the new head does not read."""
+    readout = checkpoint.readout
+    if readout and not has_new_head:
+        return tuple(head_modules(readout))
+    is_of_head = readout == "representation before norm" and has_new_head and _norm_is_of_head(checkpoint)
+    return ("norm",) if is_of_head else ()
+
+
+def _reorder_classes(
+    module: nn.Module, heads: Sequence[str], names: Sequence[str], labels: Sequence[str]
+) -> tuple[str, ...]:
+    """Put the outputs of a module's heads, of these names, into the order of ``labels``, if any; a sentence on it."""
+    if not labels or tuple(labels) == tuple(names):
+        return ()
+    order = [names.index(label) for label in labels]
+    with torch.no_grad():
+        for head in heads:
+            for parameter in module.get_submodule(head).parameters():
+                parameter.copy_(parameter[order].clone())
+    return ("The classification head is that of the weights, with its classes in the order of the data.",)
 
 
 def _set_epsilon(module: nn.Module, eps: float) -> None:
@@ -425,21 +455,25 @@ def _head_names(cfg: Mapping[str, Any]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _head_note(module: nn.Module, file_classes: int, readout: str | None = None) -> tuple[str, ...]:
+def _head_note(
+    module: nn.Module, file_classes: int, readout: str | None = None, *, is_of_others: bool = False
+) -> tuple[str, ...]:
     """A sentence where the head does not come from the weights, which have one for ``file_classes`` classes.
 
     Args:
         module: the model.
         file_classes: number of classes of the weights.
         readout: how the weights' head reads the tokens, where the model has no place for it.
+        is_of_others: the weights' classes have other names.
     """
     classes = int(getattr(module, "num_classes", 0))
-    if classes == file_classes and readout is None:
+    if classes == file_classes and readout is None and not is_of_others:
         return ()
+    other = "other class" if is_of_others and file_classes == classes else "class"
     how = {"class and mean": ", which reads the mean of the patches too", None: ""}
     text = how.get(readout, " with its representation")
     before = (
-        f"the one in the weights, for {count_of(file_classes, 'class', 'classes')}{text}, is left out"
+        f"the one in the weights, for {count_of(file_classes, other, other + 'es')}{text}, is left out"
         if file_classes
         else "the weights have none"
     )

@@ -71,7 +71,7 @@ class ClassifierTask:
         )
         self.settings, self.report = settings, report
         self.data_record, self.labels = data.record, tuple(data.source.labels)
-        self.model = _load(reference or settings.model.model, settings.model, len(self.labels))
+        self.model = _load(reference or settings.model.model, settings.model, self.labels)
         self.spec = training_input(self.model, batches.transforms)
         self._uncached_data = data
         self.data, cache_notes = use_decoded_cache(data, batches.transforms, self.spec.size, batches.decoded_cache)
@@ -216,11 +216,12 @@ class ClassifierTask:
         return iter(self._decoded_validation[1])
 
 
-def _load(reference: str | ModelReference, settings: ModelSettings, classes: int) -> LoadedModel:
+def _load(reference: str | ModelReference, settings: ModelSettings, labels: tuple[str, ...]) -> LoadedModel:
     return load_model(
         reference,
         pretrained=settings.pretrained,
-        num_classes=classes,
+        num_classes=len(labels),
+        labels=labels,
         image_size=settings.image_size,
         model_args=settings.model_args,
         drop_path=settings.drop_path,
