@@ -65,13 +65,14 @@ verdicts: $(BENCH)  ## how often verdicts are right: writes benchmarks/VERDICTS.
 verdicts-check: $(BENCH)  ## the same rates now: fails where one is worse than in benchmarks/verdicts.json by more than 0.08
 	$(BIN)/python benchmarks/verdicts.py --check $(ARGS)
 
-package: $(DEV)  ## wheel and sdist in dist/; the wheel in an empty environment, where it runs verbs; some minutes
+package: $(DEV)  ## wheel and sdist in dist/; the wheel in an empty environment, where the demo runs; many minutes
 	rm -rf dist build/package
 	$(BIN)/python -m build --outdir dist .
 	'$(PYTHON)' -m venv build/package
 	build/package/bin/python -m pip install $(if $(CI),-qq) --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd build/package && bin/vitrine --version && bin/python -m vitrine positions vitrine/scenes-tiny -o positions.png
 	cd build/package && bin/python -c "import vitrine; print(vitrine.load('vitrine/scenes-tiny'))"
+	cd build/package && bin/vitrine demo -o demo
 
 constraints: $(BASE)  ## move constraints.txt to the newest versions; run 'make check' and 'make bench' afterwards
 	$(BIN)/python tools/make_constraints.py

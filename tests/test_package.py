@@ -44,6 +44,25 @@ def test_the_wheel_is_the_package_and_nothing_else(tmp_path: Path) -> None:
     }
 
 
+def test_the_source_distribution_builds_the_same_wheel_and_brings_no_leftovers() -> None:
+    """Everything that the wheel is made of and tested with, and nothing of an environment, a run or a cache."""
+    sdist_module = pytest.importorskip("hatchling.builders.sdist", reason="hatchling comes with the extra [dev]")
+    builder = sdist_module.SdistBuilder(str(CHECKOUT))
+    with builder.config.set_build_data({"artifacts": [], "force_include": {}}):
+        names = {Path(file.distribution_path).as_posix() for file in builder.recurse_included_files()}
+    package = {
+        path.relative_to(CHECKOUT).as_posix()
+        for path in SOURCE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert package <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "Makefile", "constraints.txt", "tests/test_package.py"} <= names
+    kinds = {"src", "tests", "tools", "docs", "benchmarks", "examples", "reproduce", ".github", ".ci"}
+    assert {name.split("/")[0] for name in names if "/" in name} <= kinds
+    leftovers = [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".part", ".partial"))]
+    assert not leftovers
+
+
 def test_the_citation_is_of_this_version() -> None:
     text = (CHECKOUT / "CITATION.cff").read_text("utf-8")
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]

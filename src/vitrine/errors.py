@@ -12,6 +12,26 @@ class VitrineError(Exception):
 
     exit_code = 2
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the sentence and the person's own line, and nothing from inside of the package.
+
+        IPython asks an error for it; :mod:`traceback` has the whole way.
+        """
+        import os
+        import traceback
+
+        own = [each for each in traceback.extract_tb(self.__traceback__) if not is_own_code(each.filename)]
+        own = [each for each in own if f"{os.sep}IPython{os.sep}" not in each.filename]
+        line = f"  line {own[0].lineno}: {own[0].line}" if own else ""
+        return [f"{type(self).__name__}: {self}", *([line] if line else [])]
+
+
+def is_own_code(file: str) -> bool:
+    """Whether a source file is one of this package."""
+    from pathlib import Path
+
+    return Path(file).is_relative_to(Path(__file__).parent)
+
 
 class DataError(VitrineError):
     """The data are missing, empty, unreadable or laid out in no known way."""

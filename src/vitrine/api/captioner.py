@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from pathlib import Path
 from typing import Any, Literal, NoReturn, overload
 
 from vitrine.api.model import OnePicture, one_or_many
 from vitrine.api.options import require_counts
-from vitrine.caption.model import Captioner
+from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.picture_caption import Caption, describe_pictures
-from vitrine.caption.run import CaptionProvenance, CaptionSettings
+from vitrine.caption.run import CaptionProvenance, CaptionSettings, captioner_flags
 from vitrine.data.picture_inputs import picture_input
 from vitrine.errors import DataError, ModelError
 from vitrine.results import count_of
@@ -21,9 +23,18 @@ BATCH_SIZE = 8
 class CaptionerModel:
     """A captioner that :func:`vitrine.load` opened."""
 
-    def __init__(self, captioner: Captioner, architecture: str | None = None) -> None:
-        self.captioner = captioner
-        self._flags = ["--arch", architecture] if architecture else []
+    def __init__(self, captioner: Captioner, architecture: str | None = None, vocabulary: Path | None = None) -> None:
+        self.captioner, self._architecture, self._vocabulary = captioner, architecture, vocabulary
+        self._flags = captioner_flags(architecture, vocabulary)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its reference: another process opens the same files."""
+        captioner = self.captioner
+        how = (self._architecture, self._vocabulary, captioner.precision, captioner.weights.sha256)
+        return _open_again, (self.reference, *how)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CaptionerModel:
+        return CaptionerModel(deepcopy(self.captioner, memo), self._architecture, self._vocabulary)
 
     @property
     def reference(self) -> str:
@@ -115,3 +126,20 @@ class CaptionerModel:
     def __repr__(self) -> str:
         words = f"{count_of(self.captioner.vocabulary.size, 'word piece')}"
         return f"<vitrine captioner {self.reference}: {words}, {self.captioner.precision}>"
+
+
+def _open_again(
+    reference: str, architecture: str | None, vocabulary: Path | None, precision: str, sha256: str
+) -> CaptionerModel:
+    """Open a pickled captioner, if its weights are still those that were pickled.
+
+    Raises:
+        ModelError: they are not.
+    """
+    captioner = open_captioner(reference, architecture, vocabulary, precision=precision)
+    if captioner.weights.sha256 != sha256:
+        raise ModelError(
+            f"{reference} has other weights than when it was pickled: {captioner.weights.sha256[:12]}, not "
+            f"{sha256[:12]}.\nOpen it anew, with vitrine.load."
+        )
+    return CaptionerModel(captioner, architecture, vocabulary)

@@ -82,6 +82,8 @@ def load(
         return Model(classifier_in_memory(model, labels, input, precision, multi_label=multi_label))
     if labels is not None or input is not None or multi_label:
         raise UsageError("labels, input and multi_label are of a module in memory: a reference says them itself.")
+    if isinstance(model, CaptionerModel):
+        return model
     reference = open_once(model)
     if isinstance(reference, Classifier):
         return Model(in_precision(reference, precision) if precision != "auto" else reference)
@@ -89,7 +91,7 @@ def load(
         return CaptionerModel(reference)
     opened_model = open_model(reference, precision, arch, optional_path(vocab))
     if isinstance(opened_model, Captioner):
-        return CaptionerModel(opened_model, arch)
+        return CaptionerModel(opened_model, arch, optional_path(vocab))
     return Model(opened_model, arch)
 
 

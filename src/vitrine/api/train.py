@@ -62,7 +62,8 @@ def train(
         out: the run folder to write; None is ``runs/`` and the data's name.
         recipe: a recipe's name, or the path of a .toml file; None is ``finetune``, or with ``resume`` the run's own.
             ``vitrine train --show-recipe list`` names all.
-        settings: recipe fields that are changed, as a dictionary, or as ``--set`` takes them: ``"epochs=3"``.
+        settings: recipe fields that are changed, such as ``{"model": "vitrine/scenes-tiny", "epochs": 3}``, or as
+            ``--set`` takes them: ``["epochs=3"]``.
         resume: continue a training that was stopped, to the result that it would have reached.
         dry_run: train nothing; a few steps are taken in memory, and the answer says what would be trained, which
             settings rules chose, and what it would take: pictures a second, time to the end, memory and disk.

@@ -18,6 +18,7 @@ from vitrine.caption.figures.words import caption_figure, save_caption_figure
 from vitrine.caption.inference import CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.run import (
+    CaptionOrigin,
     CaptionProvenance,
     CaptionRecord,
     CaptionResult,
@@ -76,7 +77,7 @@ class Caption:
     _word_maps: WordMaps
     _sample: Sample
     _path: Path | None
-    _provenance: CaptionProvenance
+    _origin: CaptionOrigin
     query_maps: npt.NDArray[np.float32] | None = None
 
     @classmethod
@@ -89,7 +90,7 @@ class Caption:
         )
         text, log_probability = word_maps.picture.caption, picture.caption.log_probability
         sample, query_maps = picture.sample, picture.query_maps_NRC
-        return cls(text, log_probability, words, word_maps, sample, path, provenance, query_maps)
+        return cls(text, log_probability, words, word_maps, sample, path, provenance.origin, query_maps)
 
     @property
     def name(self) -> str:
@@ -131,9 +132,9 @@ class Caption:
             ValueError: another ending.
         """
         path = Path(path)
-        out = path if self._provenance.verb == "ask" else path.parent
-        origin = self._provenance.of(self._sample, self._path, str(out))
-        save_caption_figure(self._word_maps.picture, self._word_maps.scale, path, origin.to_metadata())
+        out = path if self._origin.verb == "ask" else path.parent
+        provenance = self._origin.of(self._sample, self._path, str(out))
+        save_caption_figure(self._word_maps.picture, self._word_maps.scale, path, provenance.to_metadata())
         return path
 
     def to_dict(self) -> dict[str, Any]:

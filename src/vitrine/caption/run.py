@@ -409,6 +409,36 @@ class CaptionProvenance:
         """What the figures of a folder have to agree in; ``pictures`` as :class:`FigureCall` has them."""
         return FigureCall("caption", (self.model, *self.flags, *self.settings.flags()), pictures)
 
+    @property
+    def origin(self) -> CaptionOrigin:
+        """The same, without the model itself."""
+        captioner = self.captioner
+        return CaptionOrigin(
+            self.model, captioner.weights.sha256, captioner.attention, self.settings, tuple(self.flags), self.verb
+        )
+
+    def of(self, sample: Sample, path: Path | None, out: str) -> Provenance:
+        """As :meth:`CaptionOrigin.of`."""
+        return self.origin.of(sample, path, out)
+
+
+@dataclass(frozen=True)
+class CaptionOrigin:
+    """What one caption's figure says of its origin, once the model is no longer needed.
+
+    Attributes:
+        model, settings, flags, verb: as of :class:`CaptionProvenance`.
+        weights_sha256: of the captioner.
+        attention: the kind that its maps show.
+    """
+
+    model: str
+    weights_sha256: str
+    attention: str
+    settings: CaptionSettings
+    flags: tuple[str, ...]
+    verb: Literal["caption", "ask"]
+
     def of(self, sample: Sample, path: Path | None, out: str) -> Provenance:
         """The provenance of one figure, with the command that makes it again where there is one.
 
@@ -425,10 +455,10 @@ class CaptionProvenance:
         return Provenance(
             figure="caption",
             model=self.model,
-            weights_sha256=self.captioner.weights.sha256,
+            weights_sha256=self.weights_sha256,
             picture=str(path or sample.name),
             picture_sha256=None if path is None else hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
-            method=self.captioner.attention if settings.reading == "attention" else settings.reading,
+            method=self.attention if settings.reading == "attention" else settings.reading,
             layer=layer if READINGS[settings.reading].has_layers else None,
             heads=str(settings.heads) if READINGS[settings.reading].has_layers else None,
             precision=settings.precision,

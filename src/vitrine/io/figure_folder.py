@@ -186,10 +186,10 @@ def _claim_for_stream(
     if old is not None and not is_same and not replace:
         raise _of_another_call(out, old)
     before = tuple(old.files) if old is not None else ()
-    kept = before if is_same else ()
-    new = _Manifest.of(call, tuple(dict.fromkeys([*kept, *files])))
+    own_files = before if is_same else ()
+    new = _Manifest.of(call, tuple(dict.fromkeys([*own_files, *files])))
     return FolderClaim(
-        out, _new=new, _stale=() if is_same else before, _stream=_Stream(call, list(files), frozenset(kept))
+        out, _new=new, _stale=() if is_same else before, _stream=_Stream(call, list(files), frozenset(own_files))
     )
 
 

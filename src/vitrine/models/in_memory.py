@@ -77,6 +77,22 @@ def model_in_memory(module: nn.Module, how_prepared: Any = None) -> MemoryModel:
     return MemoryModel(loaded_model, labels, spec, is_own=True)
 
 
+def require_picklable(module: nn.Module) -> None:
+    """Refuse a module with hooks that are lambdas or functions inside of functions, which pickle cannot name.
+
+    Raises:
+        UsageError: it says which, and what to do.
+    """
+    for name, part in module.named_modules():
+        for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
+            for hook in hooks.values():
+                if "<" in getattr(hook, "__qualname__", ""):
+                    raise UsageError(
+                        f"The model has a hook {hook.__qualname__} at {name or 'its outside'}, which cannot be "
+                        "pickled.\nRemove it first (the handle's remove()), or make it a function of a module."
+                    )
+
+
 def _unwrap(module: nn.Module) -> nn.Module:
     while (inner := next((getattr(module, name, None) for name in _WRAPPERS if name in dir(module)), None)) is not None:
         if not isinstance(inner, nn.Module):

@@ -102,6 +102,10 @@ class ModelReference:
             return self.file
         return convert(open_checkpoint(path, self.weights.selection))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open files: a copy, also in another process, opens the weights anew where it needs them."""
+        return {name: value for name, value in vars(self).items() if name != "checkpoint"} | {"file": None}
+
 
 def bundled_folder() -> Path:
     """The folder of ``vitrine/scenes-tiny`` inside the installed package."""
