@@ -17,6 +17,7 @@ import gc
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from vitrine.models.vlm.layout import one_grid
 from vitrine.models.vlm.model import PromptInput, VisionLanguageModel
 
 OURS, PEER = "vitrine, rows beside fused attention", "transformers, generate(output_attentions=True)"
+PLAIN = "transformers, generate without attentions"
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::addbmm")  # of the linear layers; attention's are aten::bmm
 IMAGE, END, PIECES, GRID = 7, 1, 8000, 24
 LARGEST_DIFFERENCE = 1e-5  # between attention probabilities
 
@@ -88,6 +91,22 @@ class Ways:
         rows = [torch.stack([layer[0, :, -1][:, self.prompt.places_N] for layer in step]) for step in answer.attentions]
         return answer.sequences[0, self.prompt.length :].tolist(), torch.stack(rows)
 
+    def plain(self) -> int:
+        """Words of ``generate`` with the library's own fused attention and no attentions: what the answer costs."""
+        self.model.set_attn_implementation("sdpa")
+        with torch.inference_mode():
+            answer = self.model.generate(**self.prompt.tensors, max_new_tokens=self.words, do_sample=False)
+        return answer.shape[1] - self.prompt.length
+
+
+def linear_share(work: Callable[[], Any]) -> float:
+    """The share of a call's time that is in products with weights, from torch's profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        work()
+    events = profile.key_averages()
+    products = sum(each.self_cpu_time_total for each in events if each.key in _PRODUCTS)
+    return products / sum(each.self_cpu_time_total for each in events)
+
 
 def added_mib(way: str, options: argparse.Namespace) -> float:
     """What one answer adds to a process's memory at its most, in MiB, in a process of its own."""
@@ -125,7 +144,9 @@ def main() -> int:
     (our_ids, our_rows), (their_ids, their_rows) = ways.ours(), ways.peer()
     apart = float((our_rows - their_rows).abs().max()) if our_ids == their_ids else float("inf")
     print(f"same words: {our_ids == their_ids}; attention at most {apart:.1e} apart", file=sys.stderr)
-    speeds = alternate({OURS: lambda: len(ways.ours()[0]), PEER: lambda: len(ways.peer()[0])}, rounds=options.rounds)
+    speeds = alternate(
+        {OURS: lambda: len(ways.ours()[0]), PEER: lambda: len(ways.peer()[0]), PLAIN: ways.plain}, rounds=options.rounds
+    )
     print(f"words per second: {speeds}", file=sys.stderr)
     memory = {OURS: added_mib("ours", options), PEER: added_mib("peer", options)}
     result = {
@@ -133,6 +154,11 @@ def main() -> int:
         "largest_difference_of_attention": apart,
         "words_per_second": {name: str(Spread.of(values)) for name, values in speeds.items()},
         "times_as_fast": str(ratios(speeds[OURS], speeds[PEER])),
+        "times_as_fast_as_without_attentions": str(ratios(speeds[OURS], speeds[PLAIN])),
+        "share_of_time_in_products_with_weights": {
+            OURS: round(linear_share(ways.ours), 2),
+            PEER: round(linear_share(ways.peer), 2),
+        },
         "added_mib": {name: round(value) for name, value in memory.items()},
         "times_less_added_memory": round(memory[PEER] / memory[OURS], 1),
         "about": about() | {"image_tokens": GRID**2, "words": len(our_ids), "layers": options.layers},

@@ -50,6 +50,7 @@ def caption(
     reading: str | None = None,
     relative: bool = False,
     mask_sinks: bool = False,
+    prompt_maps: bool = False,
     heads: str | int = "mean",
     query_layers: int | str = "mean",
     join: str = "mean",
@@ -96,6 +97,8 @@ def caption(
             attention, or what a layers.json says.
         relative: the same as ``reading="relative"``.
         mask_sinks: of a vision-language model: leave places that draw attention whatever the word is out of the maps.
+        prompt_maps: of a vision-language model: maps of the prompt's words too, apart from the answer's: what each
+            one's own position looked at as the prompt was read.
         heads: mean, max, or a head's number from 0; -1 is the last.
         query_layers: of a model with query tokens, the layers in which they read the picture that are looked at: as
             ``layer``.
@@ -150,6 +153,7 @@ def caption(
         reading=reading,
         relative=relative,
         without_sinks=mask_sinks,
+        prompt_maps=prompt_maps,
     )
     with quiet_messages(quiet), csv_cells(csv_safe):
         if bulk is not None:
@@ -176,6 +180,7 @@ def ask(
     reading: str | None = None,
     relative: bool = False,
     mask_sinks: bool = False,
+    prompt_maps: bool = False,
     heads: str | int = "mean",
     query_layers: int | str = "mean",
     join: str = "mean",
@@ -196,6 +201,8 @@ def ask(
         reading: as of :func:`vitrine.caption`.
         relative: the same as ``reading="relative"``.
         mask_sinks: leave places that draw attention whatever the word is out of the maps.
+        prompt_maps: of a vision-language model: maps of the prompt's words too, apart from the answer's: what each
+            one's own position looked at as the prompt was read.
         heads: mean, max, or a head's number from 0; -1 is the last.
         query_layers: as of :func:`vitrine.caption`.
         join: how the maps of a word's pieces become one: mean, first or max.
@@ -233,6 +240,7 @@ def ask(
             **map_options(layer, heads, reading, relative),
             without_sinks=mask_sinks,
             query_layers=query_layers,
+            prompt_maps=prompt_maps,
             join=join,
         )
         if figure is not None:

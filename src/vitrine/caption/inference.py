@@ -49,6 +49,10 @@ Read = Callable[[EncodedBatch, Sequence[DecodedCaption]], Sequence[DecodedCaptio
 """Gives captions that were decoded their maps, where those are read when all words are there."""
 
 
+ReadPrompts = Callable[[EncodedBatch], Sequence[DecodedCaption]]
+"""Gives the prompt of each picture of a batch, with the maps of its words."""
+
+
 @dataclass(frozen=True, eq=False)
 class CaptionedPicture:
     """One picture and its caption.
@@ -59,6 +63,7 @@ class CaptionedPicture:
         caption: with its maps.
         placement: of the maps on the photograph.
         query_maps_NRC: float32, what each query token read of each cell, of captioners that have some; else None.
+        prompt: the words of the prompt with their maps, in the form of a caption whose words are certain; None without.
     """
 
     sample: Sample
@@ -66,6 +71,7 @@ class CaptionedPicture:
     caption: DecodedCaption
     placement: Placement
     query_maps_NRC: npt.NDArray[np.float32] | None = None
+    prompt: DecodedCaption | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +93,7 @@ def caption_batches(
     decode: Decode,
     *,
     read: Read | None = None,
+    read_prompts: ReadPrompts | None = None,
     batch_size: int = 8,
     progress: Progress = no_progress,
 ) -> Iterator[BatchCaptions]:
@@ -98,6 +105,7 @@ def caption_batches(
         samples: the pictures; of those that come one by one, no more than a batch is held.
         decode: how captions are chosen.
         read: how their maps are read; None takes those of the decoding.
+        read_prompts: gives the prompts' words with maps; None leaves them out.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
         progress: called with pictures done, readable or not, of how many (0 where that is not known), each time the
             caller asks for more.
@@ -105,12 +113,18 @@ def caption_batches(
     source, done, total = iter(samples), 0, len(samples) if isinstance(samples, Sequence) else 0
     while part := tuple(islice(source, batch_size)):
         done += len(part)
-        yield _caption_part(captioner, part, decode, read)
+        yield _caption_part(captioner, part, decode, read, read_prompts)
         part = ()  # its pictures need not wait for the next ones
         progress(done, total)
 
 
-def _caption_part(captioner: Captioner, part: Sequence[Sample], decode: Decode, read: Read | None) -> BatchCaptions:
+def _caption_part(
+    captioner: Captioner,
+    part: Sequence[Sample],
+    decode: Decode,
+    read: Read | None,
+    read_prompts: ReadPrompts | None,
+) -> BatchCaptions:
     module, transform, device = captioner.module, captioner.transform, captioner.device
     precision = "fp32" if has_bf16_image_encoder(module) else captioner.precision
     readable: list[tuple[Sample, Image.Image, Any]] = []
@@ -122,19 +136,21 @@ def _caption_part(captioner: Captioner, part: Sequence[Sample], decode: Decode, 
         except PictureError as error:
             unreadable.append((sample.name, str(error)))
     captions: Sequence[DecodedCaption] = ()
-    query_maps: Sequence[npt.NDArray[np.float32] | None] = ()
+    query_maps: Sequence[npt.NDArray[np.float32] | None] = [None] * len(readable)
+    prompts: Sequence[DecodedCaption | None] = [None] * len(readable)
     if readable:
         with torch.inference_mode(), autocast(device, precision):
             encoder_output = module.encode([pixels.to(device) for _, _, pixels in readable])
             samples, photos, _ = zip(*readable, strict=True)
             captions = final_captions(decode(module, encoder_output, samples))
-            if read is not None:
-                captions = read(EncodedBatch(captioner, encoder_output, samples, photos), captions)
+            batch = EncodedBatch(captioner, encoder_output, samples, photos)
+            captions = captions if read is None else read(batch, captions)
+            prompts = prompts if read_prompts is None else read_prompts(batch)
             has_queries = hasattr(module, "query_maps")
-            query_maps = module.query_maps(encoder_output) if has_queries else (None,) * len(readable)
+            query_maps = module.query_maps(encoder_output) if has_queries else query_maps
     pictures = (
-        CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid), maps)
-        for (sample, photo, _), caption, maps in zip(readable, captions, query_maps, strict=True)
+        CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid), *more)
+        for (sample, photo, _), caption, *more in zip(readable, captions, query_maps, prompts, strict=True)
     )
     return BatchCaptions(tuple(pictures), tuple(unreadable))
 

@@ -67,13 +67,20 @@ class Captioner:
         """What a vision-language model is asked of every picture; None of captioners that are asked nothing."""
         return self.transform.question if isinstance(self.transform, PromptTransform) else None
 
-    def with_prompt(self, prompt: str | None, relative: bool = False, query_layers: QueryLayers = "mean") -> Captioner:
+    def with_prompt(
+        self,
+        prompt: str | None,
+        relative: bool = False,
+        query_layers: QueryLayers = "mean",
+        prompt_maps: bool = False,
+    ) -> Captioner:
         """The captioner with something to be asked of every picture; None leaves it as it is.
 
         Args:
             prompt: the question.
             relative: whether a neutral prompt is read on every picture as well.
             query_layers: of a model with query tokens, the layers in which they read a picture that are looked at.
+            prompt_maps: whether the question's own words have maps.
 
         Raises:
             UsageError: the captioner takes no prompt, or the prompt is empty or holds the sign of a picture; or it has
@@ -82,15 +89,20 @@ class Captioner:
         family = self.transform.family if isinstance(self.transform, PromptTransform) else None
         if query_layers != "mean" and (family is None or family.query_tokens is None):
             raise UsageError("This captioner has no query tokens: leave --query-layers out.")
-        if prompt is None and not relative and query_layers == "mean":
+        if prompt is None and not relative and query_layers == "mean" and not prompt_maps:
             return self
         if not isinstance(self.transform, PromptTransform):
             raise UsageError(
                 "This captioner takes no prompt: it says what is on a picture and answers no questions.\n"
-                "Leave --prompt and --relative out, or give a vision-language model."
+                "Leave --prompt, --relative and --prompt-maps out, or give a vision-language model."
+            )
+        if prompt_maps and not self.module.has_prompt_maps:
+            raise UsageError(
+                f"The prompt's words have no maps in {self.reference or 'this model'}: its encoder reads picture and "
+                "prompt together.\nLeave --prompt-maps out."
             )
         changes: dict[str, Any] = {"prompt": prompt, "is_relative": relative, "query_layers": query_layers}
-        return replace(self, transform=replace(self.transform, **changes))
+        return replace(self, transform=replace(self.transform, **changes, has_prompt_maps=prompt_maps))
 
 
 def open_captioner(

@@ -140,8 +140,8 @@ class Caption:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, maps included."""
         words, checks = self._word_maps.words, self._word_maps.checks
-        record = CaptionRecord(self.name, None, self.text, self.log_probability, words, checks, self.query_maps)
-        return record.to_dict()
+        maps = self.query_maps, self._word_maps.prompt
+        return CaptionRecord(self.name, None, self.text, self.log_probability, words, checks, *maps).to_dict()
 
     def __str__(self) -> str:
         return self.text
@@ -208,7 +208,14 @@ def describe_pictures(
     """
     settings = provenance.settings
     captioner = replace(provenance.captioner, precision=settings.precision)
-    for batch in caption_batches(captioner, samples, settings.decode, read=settings.read, batch_size=batch_size):
+    for batch in caption_batches(
+        captioner,
+        samples,
+        settings.decode,
+        read=settings.read,
+        read_prompts=settings.read_prompts,
+        batch_size=batch_size,
+    ):
         yield _captions(batch.pictures, provenance, path), batch.unreadable
 
 

@@ -8,6 +8,7 @@ import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,8 +19,9 @@ from vitrine.caption.attention_sinks import find_sinks, mask_sinks
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, DecodeStep, MapChoice, describe_layers, greedy, parse_layers
 from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_caption_figure
-from vitrine.caption.inference import BatchCaptions, CaptionedPicture, EncodedBatch, caption_batches
+from vitrine.caption.inference import BatchCaptions, CaptionedPicture, EncodedBatch, ReadPrompts, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
+from vitrine.caption.prompt_words import LINE, read_prompts
 from vitrine.caption.readings import READINGS, choose_reading, read_maps, require_reading
 from vitrine.caption.sampling import sample
 from vitrine.caption.word_localization import WordCheck, check_words
@@ -91,6 +93,7 @@ class CaptionSettings:
         reading: how maps are read: the name of one of :data:`vitrine.caption.readings.READINGS`.
         relative: the reading ``relative``, in which maps are divided by that of a neutral prompt on the same picture
             (Zhang et al. 2025), may be asked for by this, too.
+        prompt_maps: the words of the prompt have maps as well: see :mod:`vitrine.caption.prompt_words`.
         without_sinks: places that draw attention whatever the word is are left out of a vision-language model's maps.
     """
 
@@ -113,6 +116,7 @@ class CaptionSettings:
     without_sinks: bool = False
     reading: str = "attention"
     query_layers: Any = "mean"
+    prompt_maps: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a reading that there is not, or one that has no layers with some."""
@@ -130,7 +134,7 @@ class CaptionSettings:
         Raises:
             UsageError: the captioner takes no prompt, or its maps cannot be read so.
         """
-        captioner = captioner.with_prompt(self.prompt, self.relative, self.query_layers)
+        captioner = captioner.with_prompt(self.prompt, self.relative, self.query_layers, self.prompt_maps)
         require_reading(captioner, self.reading)
         return captioner
 
@@ -138,6 +142,11 @@ class CaptionSettings:
         """Give captions the maps of the reading; what :func:`vitrine.caption.inference.caption_batches` takes as
         ``read``."""
         return read_maps(self.reading, batch, captions, MapChoice(self.layer, self.heads))
+
+    @property
+    def read_prompts(self) -> ReadPrompts | None:
+        """What :func:`vitrine.caption.inference.caption_batches` takes under this name."""
+        return partial(read_prompts, choice=MapChoice(self.layer, self.heads)) if self.prompt_maps else None
 
     def decode(
         self, captioner: Any, encoder_output: EncoderOutput, _samples: Sequence[Sample] = ()
@@ -194,6 +203,7 @@ class CaptionSettings:
         flags = [*(["--sample"] if self.sampled else []), *(["--relative"] if self.relative else [])]
         flags += ["--reading", self.reading] if self.reading not in (default.reading, "relative") else []
         flags += ["--mask-sinks"] if self.without_sinks else []
+        flags += ["--prompt-maps"] if self.prompt_maps else []
         for option, name in fields.items():
             if getattr(self, name) != getattr(default, name):
                 value = getattr(self, name)
@@ -213,6 +223,7 @@ class CaptionRecord:
         words: with their maps.
         checks: one a word.
         query_maps_NRC: what each query token read of each cell; None of captioners without.
+        prompt: the prompt's words with their maps, where they have some.
     """
 
     name: str
@@ -222,10 +233,14 @@ class CaptionRecord:
     words: tuple[CaptionWord, ...]
     checks: tuple[WordCheck, ...]
     query_maps_NRC: npt.NDArray[np.float32] | None = None
+    prompt: tuple[CaptionWord, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, maps included."""
-        return {
+        """JSON-ready, maps included; ``prompt_words`` is there where the prompt's words have maps."""
+        prompt = [
+            {"text": word.text, "pieces": list(word.tokens), "map": _json_numbers(word.map_RC)} for word in self.prompt
+        ]
+        return ({"prompt_words": prompt} if prompt else {}) | {
             "filename": self.name,
             "figure": None if self.figure is None else str(self.figure),
             "caption": self.caption,
@@ -341,12 +356,14 @@ class WordMaps:
         checks: one a word.
         picture: what the figure shows.
         scale: of its maps.
+        prompt: the prompt's words, where they have maps.
     """
 
     words: tuple[CaptionWord, ...]
     checks: tuple[WordCheck, ...]
     picture: CaptionPicture
     scale: Scale
+    prompt: tuple[CaptionWord, ...] = ()
 
 
 def prepare_word_maps(
@@ -378,7 +395,12 @@ def prepare_word_maps(
         model=model,
     )
     scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
-    return WordMaps(words, checks, figure_picture, scale)
+    if picture.prompt is None:
+        return WordMaps(words, checks, figure_picture, scale)
+    prompt = caption_words(picture.prompt, captioner.vocabulary, settings.join)
+    panels = tuple(WordPanel(word.text, None, word.map_RC) for word in prompt)
+    line = LINE.format(attention=captioner.attention, layers=layers, heads=heads)
+    return WordMaps(words, checks, replace(figure_picture, prompt=panels, prompt_line=line), scale, prompt)
 
 
 def _figure_notes(picture: CaptionedPicture, captioner: Captioner, of_sinks: str) -> tuple[str, ...]:
@@ -573,6 +595,7 @@ class CaptionWriter:
             samples,
             self.settings.decode,
             read=self.settings.read,
+            read_prompts=self.settings.read_prompts,
             batch_size=batch_size,
             progress=progress,
         ):
@@ -613,6 +636,7 @@ class CaptionWriter:
                 word_maps.words,
                 word_maps.checks,
                 picture.query_maps_NRC,
+                word_maps.prompt,
             )
         )
         return caption_row(word_maps.picture)

@@ -56,6 +56,14 @@ SinksOption = Annotated[
         help="Of a vision-language model: leave places that draw attention whatever the word is out of the maps.",
     ),
 ]
+PromptMapsOption = Annotated[
+    bool,
+    typer.Option(
+        "--prompt-maps",
+        help="Of a vision-language model: maps of the prompt's words too, apart from the answer's: what each one's own "
+        "position looked at as the prompt was read.",
+    ),
+]
 HeadsOption = Annotated[str, typer.Option(help="mean, max, or a head's number from 0; -1 is the last.")]
 QueryLayersOption = Annotated[
     str,
@@ -118,6 +126,7 @@ def caption(
     reading: ReadingOption = None,
     relative: RelativeOption = False,
     mask_sinks: SinksOption = False,
+    prompt_maps: PromptMapsOption = False,
     heads: HeadsOption = "mean",
     query_layers: QueryLayersOption = "mean",
     join: JoinOption = "mean",
@@ -169,6 +178,7 @@ def caption(
             reading=reading,
             relative=relative,
             mask_sinks=mask_sinks,
+            prompt_maps=prompt_maps,
             prompt=prompt,
             heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,
             query_layers=query_layers,
@@ -225,6 +235,7 @@ def ask(
     reading: ReadingOption = None,
     relative: RelativeOption = False,
     mask_sinks: SinksOption = False,
+    prompt_maps: PromptMapsOption = False,
     heads: HeadsOption = "mean",
     query_layers: QueryLayersOption = "mean",
     join: JoinOption = "mean",
@@ -247,6 +258,7 @@ def ask(
         reading=reading,
         relative=relative,
         mask_sinks=mask_sinks,
+        prompt_maps=prompt_maps,
         heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,
         query_layers=query_layers,
         join=join,

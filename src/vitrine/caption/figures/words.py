@@ -62,14 +62,14 @@ class WordPanel:
 
     Attributes:
         text: the word, with the punctuation that follows it.
-        probability: of the word, 0 to 1.
+        probability: of the word, 0 to 1; None of one that was not predicted.
         map_RC: float (R, C), multiples of uniform; NaN has no colour.
         grey: whether the word did not look anywhere in particular, and is drawn so.
         note: a few words in grey below the panel, for example "as the mean map".
     """
 
     text: str
-    probability: float
+    probability: float | None
     map_RC: npt.NDArray[np.floating]
     grey: bool = False
     note: str = ""
@@ -217,8 +217,10 @@ def _note_lines(note: str, width: float) -> list[str]:
     return lines if len(lines) <= 2 else [lines[0], f"{lines[1][:-2].rstrip()}…"]
 
 
-def _chance(probability: float) -> str:
-    """A probability in few letters that never says certain or impossible."""
+def _chance(probability: float | None) -> str:
+    """A probability in few letters that never says certain or impossible; nothing of None."""
+    if probability is None:
+        return ""
     if not 0.0005 <= probability < 0.9995:
         return "<0.1 %" if probability < 0.5 else ">99.9 %"
     return percent(probability, 1 if not 0.0095 <= probability < 0.995 else 0)
@@ -256,6 +258,8 @@ class CaptionPicture:
         notes: sentences in grey.
         smooth: draw maps smoothly between the middles of patches; otherwise patches as they are.
         model: its reference.
+        prompt: words of the prompt, drawn below the caption's and apart from them; empty without maps.
+        prompt_line: what is said of their maps, above them.
     """
 
     photo_HWC: Pixels
@@ -269,6 +273,8 @@ class CaptionPicture:
     notes: tuple[str, ...] = ()
     smooth: bool = True
     model: str = ""
+    prompt: tuple[WordPanel, ...] = ()
+    prompt_line: str = ""
 
     def with_smaller_photo(self, side: int = 640) -> CaptionPicture:
         """The same with a copy of the photograph of at most ``side`` pixels a side, to hold many at a time."""
@@ -306,8 +312,12 @@ def caption_figure(picture: CaptionPicture, scale: Scale) -> Figure:
     geometry = picture.placement.geometry
     with figure_style():
         head = _Head.of(picture, scale)
-        grid = WordGrid.of(picture.words, geometry.width / geometry.height)
-        height = snap_to_pixels(2 * MARGIN + head.height + grid.height)
+        grid, prompt = (
+            WordGrid.of(words, geometry.width / geometry.height) for words in (picture.words, picture.prompt)
+        )
+        prompt_lines = wrap_text(picture.prompt_line, SMALL, WIDTH - 2 * MARGIN) if picture.prompt else []
+        apart = GAP + LINE * len(prompt_lines) if picture.prompt else 0.0
+        height = snap_to_pixels(2 * MARGIN + head.height + grid.height + apart + prompt.height)
         figure = new_figure(WIDTH, height)
         head.write(figure, picture)
         if picture.words:
@@ -321,6 +331,12 @@ def caption_figure(picture: CaptionPicture, scale: Scale) -> Figure:
                 scale,
                 picture.smooth,
             )
+        if picture.prompt:
+            top = height - MARGIN - head.height - grid.height - GAP
+            for number, line in enumerate(prompt_lines):
+                add_text(figure, MARGIN, top - LINE * (number + 1), line, fontsize=SMALL, color=GREY)
+            photo_HWC = picture.with_smaller_photo(prompt.pixels).photo_HWC
+            prompt.draw(figure, top - LINE * len(prompt_lines), photo_HWC, picture.placement, scale, picture.smooth)
         return figure
 
 

@@ -115,6 +115,7 @@ class EncoderDecoderModel(VisionLanguageModel):
 
     attention = "cross-attention to the image"
     has_gradients = False
+    has_prompt_maps = False
 
     def __init__(self, library: Any, model: Any, family: Family, ends: Sequence[int], prefix: Sequence[int]) -> None:
         super().__init__(library, model, family, ends)

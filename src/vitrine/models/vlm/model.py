@@ -41,6 +41,7 @@ class PromptInput:
         layout: where they lie on the photograph; of query tokens, where that lies which they read from.
         query_layers: of query tokens, the layers in which they read that are looked at.
         neutral: the same picture with a neutral prompt; None where maps are not divided by its map.
+        question_Q: int64, the positions of the question's own pieces; None where they have no maps.
     """
 
     tensors: Mapping[str, Tensor]
@@ -48,6 +49,7 @@ class PromptInput:
     layout: TokenLayout
     neutral: PromptInput | None = None
     query_layers: QueryLayers = "mean"
+    question_Q: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -64,7 +66,9 @@ class PromptInput:
         """The same on another device."""
         tensors = {name: value.to(device) for name, value in self.tensors.items()}
         neutral = None if self.neutral is None else self.neutral.to(device)
-        return replace(self, tensors=tensors, places_N=self.places_N.to(device), neutral=neutral)
+        question_Q = None if self.question_Q is None else self.question_Q.to(device)
+        places_N = self.places_N.to(device)
+        return replace(self, tensors=tensors, places_N=places_N, neutral=neutral, question_Q=question_Q)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +84,7 @@ class Prefill:
         next_position: what the model counts the first word's position as.
         prompt: what was read.
         neutral: the same picture after a neutral prompt, without keys and values; None where there was none.
+        question_QLHN: float32, the attention of the question's own positions; None where they have no maps.
     """
 
     layers: Layers
@@ -92,6 +97,7 @@ class Prefill:
     next_position: int
     prompt: PromptInput
     neutral: Prefill | None = None
+    question_QLHN: Tensor | None = None
 
     def over_cells(self, attention_N: Tensor, padded_grid: tuple[int, int]) -> Tensor:
         """Attention to the image tokens (..., N) over the cells of a grid that this picture's lies at the upper left
@@ -181,10 +187,12 @@ class VisionLanguageModel(nn.Module):
         context: positions at most, of prompt and answer together.
         vocabulary: of its token ids; None until it is assigned.
         has_gradients: whether it has :meth:`gradient_attention`.
+        has_prompt_maps: whether it has :meth:`prompt_attention`.
     """
 
     attention = "self-attention to the image"
     has_gradients = True
+    has_prompt_maps = True
 
     def __init__(self, library: Any, model: Any, family: Family, ends: Sequence[int]) -> None:
         super().__init__()
@@ -283,6 +291,17 @@ class VisionLanguageModel(nn.Module):
         """The attention of every row to query tokens, (L, B, H, N); None where image tokens are none."""
         return torch.stack(list(attention), 1) if self._query_readers else None
 
+    def prompt_attention(self, encoder_output: EncoderOutput) -> tuple[Tensor, ...]:
+        """What each of the question's own positions looked at while the prompt was read: (Q, L, H, K) of each picture.
+
+        Raises:
+            ValueError: they were encoded without.
+        """
+        rows = [each for each in encoder_output.features.rows if each.question_QLHN is not None]
+        if len(rows) < len(encoder_output.grids):
+            raise ValueError("These pictures were encoded without maps of their prompts' words.")
+        return tuple(each.over_cells(each.question_QLHN, encoder_output.padded_grid) for each in rows)
+
     def _read_both(self, prompt: PromptInput) -> Prefill:
         """Read a prompt, and the neutral one before it where there is one."""
         neutral = None if prompt.neutral is None else replace(self._read(prompt.neutral), layers=())
@@ -303,11 +322,15 @@ class VisionLanguageModel(nn.Module):
             prompt.length,
             self.family.next_position(self.model, prompt.length),
             prompt,
+            question_QLHN=None if prompt.question_Q is None else attention_LBHQN[:, 0, :, :-1].permute(2, 0, 1, 3),
         )
 
     def _call(self, prompt: PromptInput, **options: Any) -> tuple[Any, RowRecorder]:
         """The library's model on a prompt, and what was recorded of its attention."""
-        recorder = RowRecorder(layers=self._row_layers, readers=self._query_readers)
+        queries_Q = prompt.question_Q
+        if queries_Q is not None:  # and the last position, which predicts the first word
+            queries_Q = torch.cat([queries_Q, queries_Q.new_tensor([prompt.length - 1])])
+        recorder = RowRecorder(queries_Q, layers=self._row_layers, readers=self._query_readers)
         try:
             with recording(recorder):
                 output = self.model(**prompt.tensors_of(self.model), use_cache=True, **options)

@@ -30,6 +30,7 @@ class PromptTransform:
         prompt: the question, in plain words; None asks for a caption, as the family does.
         is_relative: whether the picture is prepared with :data:`NEUTRAL_PROMPT` as well.
         query_layers: of a model with query tokens, the layers in which they read the picture that are looked at.
+        has_prompt_maps: whether the question's own words are to have maps.
     """
 
     processor: Any
@@ -38,6 +39,7 @@ class PromptTransform:
     prompt: str | None = None
     is_relative: bool = False
     query_layers: QueryLayers = "mean"
+    has_prompt_maps: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a prompt that asks nothing, or that holds the sign of an image."""
@@ -132,8 +134,33 @@ class PromptTransform:
                 f"its {len(places_N):,} image tokens and the prompt take {length:,} positions, and the model has "
                 f"{context:,}: give a shorter prompt, or a smaller picture where the model takes it as it is"
             )
-        neutral = replace(self, prompt=NEUTRAL_PROMPT, is_relative=False)(image) if self.is_relative else None
-        return PromptInput(tensors, places_N, layout, neutral, self.query_layers)
+        neutral = None
+        if self.is_relative:
+            neutral = replace(self, prompt=NEUTRAL_PROMPT, is_relative=False, has_prompt_maps=False)(image)
+        question_Q = self._question_places(tensors["input_ids"][0], places_N) if self.has_prompt_maps else None
+        return PromptInput(tensors, places_N, layout, neutral, self.query_layers, question_Q)
+
+    def _question_places(self, ids_T: torch.Tensor, places_N: torch.Tensor) -> torch.Tensor:
+        """The positions of the question's own pieces after the image, without those of a template round it: int64 (Q,).
+
+        Raises:
+            ModelError: the question does not stand there.
+        """
+        first = int(places_N[-1]) + 1
+        ids, question = ids_T[first:].tolist(), self.question.strip()
+        texts = [
+            self.processor.tokenizer.decode(ids[:count], clean_up_tokenization_spaces=False)
+            for count in range(len(ids) + 1)
+        ]
+        start = texts[-1].find(question)
+        if start < 0:
+            raise ModelError(
+                f"The prompt's words cannot be found after the picture in what the processor of this "
+                f"{self.family.name} made of them, so that they have no maps.\nLeave --prompt-maps out."
+            )
+        end = start + len(question)
+        places = [first + at for at in range(len(ids)) if len(texts[at]) < end and len(texts[at + 1]) > start]
+        return torch.tensor(places)
 
     def geometry(self, width: int, height: int) -> TokenLayout:
         """Where the image tokens of a photograph of ``width`` × ``height`` pixels lie."""
