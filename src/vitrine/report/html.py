@@ -118,7 +118,7 @@ def caption_data(picture: CaptionPicture, scale: Scale) -> dict[str, Any]:
         "words": [
             {
                 "text": word.text,
-                "probability": round(word.probability, 6),
+                "probability": None if word.probability is None else round(word.probability, 6),
                 "map": _values(word.map_RC),
                 "particular": not word.grey,
             }
