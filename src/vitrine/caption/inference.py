@@ -149,10 +149,14 @@ def _caption_part(
             has_queries = hasattr(module, "query_maps")
             query_maps = module.query_maps(encoder_output) if has_queries else query_maps
     pictures = (
-        CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid), *more)
-        for (sample, photo, _), caption, *more in zip(readable, captions, query_maps, prompts, strict=True)
+        CaptionedPicture(sample, photo, caption, _placement(captioner, photo, caption), maps, prompt)
+        for (sample, photo, _), caption, maps, prompt in zip(readable, captions, query_maps, prompts, strict=True)
     )
     return BatchCaptions(tuple(pictures), tuple(unreadable))
+
+
+def _placement(captioner: Captioner, photo: Image.Image, caption: DecodedCaption) -> Placement:
+    return Placement(captioner.transform.geometry(*photo.size), *caption.grid)
 
 
 @dataclass(frozen=True)

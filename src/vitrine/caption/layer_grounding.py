@@ -173,9 +173,9 @@ class LayerGrounding:
             estimates = row.grounding.estimates[METRICS[0].key]
             ends = estimates[WORD].interval
             within = "" if ends is None else f" ({shown_number(ends.low, 3)} to {shown_number(ends.high, 3)})"
-            shifted = row.next_word.estimates.get(METRICS[0].key)
+            neighbour = row.next_word.estimates.get(METRICS[0].key)
             controls = [f"{estimates[control].mean:.3f}" for control in CONTROLS]
-            next_word = "" if shifted is None else f"{shifted[WORD].mean:.3f}"
+            next_word = "" if neighbour is None else f"{neighbour[WORD].mean:.3f}"
             layer = "" if row.layer is None else str(row.layer)
             rows.append((row.reading, layer, f"{row.hit:.3f}{within}", next_word, *controls))
         names = ("reading", "layer", METRICS[0].label, "next word's map", "mean map", "centre blob", "uniform")
@@ -215,8 +215,8 @@ def map_options(layer: Any, heads: Any, reading: str | None, relative: bool) -> 
         UsageError: one of these cannot be used, or two do not go together.
     """
     if not isinstance(layer, str) or not layer.endswith(".json"):
-        parsed = parse_layers(layer) if isinstance(layer, str) else layer
-        return {"layer": parsed, "heads": heads, "reading": choose_reading(reading, relative)}
+        number = parse_layers(layer) if isinstance(layer, str) else layer
+        return {"layer": number, "heads": heads, "reading": choose_reading(reading, relative)}
     choice = read_choice(Path(layer).expanduser())
     if reading is None and not relative:
         reading = choice["reading"]

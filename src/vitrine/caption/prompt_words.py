@@ -34,6 +34,6 @@ def read_prompts(batch: EncodedBatch, choice: MapChoice) -> Sequence[DecodedCapt
     for prefill, maps_QLHK, grid in zip(output.features.rows, maps, output.grids, strict=True):
         ids_T, question_Q = prefill.prompt.tensors["input_ids"][0], prefill.prompt.question_Q
         ids = tuple(ids_T[question_Q].tolist())
-        chosen = choice.of(maps_QLHK.transpose(0, 1)).numpy()
-        prompts.append(DecodedCaption(ids, (0.0,) * len(ids), None, chosen, grid, output.padded_grid))
+        reduced_maps = choice.of(maps_QLHK.transpose(0, 1)).numpy()
+        prompts.append(DecodedCaption(ids, (0.0,) * len(ids), None, reduced_maps, grid, output.padded_grid))
     return prompts

@@ -105,8 +105,8 @@ def read_maps(
     """
     if reading == "gradient":
         maps = batch.captioner.module.gradient_attention(batch.encoder_output, [each.ids for each in captions])
-        chosen = [choice.of(maps_TLHK.transpose(0, 1)).numpy() for maps_TLHK in maps]
-        return tuple(replace(each, maps_TLHK=maps) for each, maps in zip(captions, chosen, strict=True))
+        map_arrays = [choice.of(maps_TLHK.transpose(0, 1)).numpy() for maps_TLHK in maps]
+        return tuple(replace(each, maps_TLHK=maps) for each, maps in zip(captions, map_arrays, strict=True))
     if reading == "occlusion":
         return tuple(
             replace(each, maps_TLHK=occlusion_maps(batch.captioner, photo, each))
