@@ -355,7 +355,8 @@ class DecodingBatch:
             logits_BV = step.logits_BV.detach().float()
             log_sum_exp_B = _log_sum_exp(logits_BV)
             maps_BLHK = self._maps.of(step.cross_LBHK)
-            queries_BLHN = None if step.queries_LBHN is None else self._maps.of(step.queries_LBHN)
+            queries_LBHN = getattr(step, "queries_LBHN", None)  # of captioners with query tokens
+            queries_BLHN = None if queries_LBHN is None else self._maps.of(queries_LBHN)
         if not all(map(math.isfinite, log_sum_exp_B)):
             raise ModelError("The captioner gives words probabilities that are not numbers: its weights are damaged.")
         return NextTokenLogits(logits_BV, log_sum_exp_B, maps_BLHK, queries_BLHN)
