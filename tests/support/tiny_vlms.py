@@ -78,6 +78,35 @@ def _llava(strategy: str = "default", encoder: str = "clip_vision_model", side: 
     return transformers.LlavaForConditionalGeneration(config), processor
 
 
+def _vipllava() -> tuple[Any, Any]:
+    words = tokenizer()
+    config = transformers.VipLlavaConfig(
+        vision_config={"model_type": "clip_vision_model", **_VISION}, image_token_index=IMAGE,
+        text_config={"model_type": "llama", **_TEXT, "vocab_size": len(words)}, vision_feature_layer=[-2, -1],
+    )  # fmt: skip
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=SQUARE)
+    processor = transformers.LlavaProcessor(
+        images, words, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+    return transformers.VipLlavaForConditionalGeneration(config), processor
+
+
+def _aya_vision() -> tuple[Any, Any]:
+    signs = [f"TILE_{number}" for number in range(1, 7)]
+    words = tokenizer("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "TILE", "TILE_GLOBAL", *signs)
+    images = transformers.GotOcr2ImageProcessor(size=SQUARE, crop_to_patches=True, min_patches=1, max_patches=6)
+    processor = transformers.AyaVisionProcessor(
+        images, words, patch_size=PATCH, img_size=SIDE, downsample_factor=2, chat_template=CHAT
+    )
+    text = {"model_type": "cohere2", **_TEXT, "vocab_size": len(words), "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention"], "logit_scale": 1.0}  # fmt: skip
+    config = transformers.AyaVisionConfig(
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_VISION}, text_config=text,
+        image_token_index=words.convert_tokens_to_ids("<|IMG_PATCH|>"), downsample_factor=2,
+    )  # fmt: skip
+    return transformers.AyaVisionForConditionalGeneration(config), processor
+
+
 def _paligemma(kind: str) -> tuple[Any, Any]:
     words = tokenizer()
     images = transformers.SiglipImageProcessor(size=SQUARE)
@@ -319,6 +348,8 @@ def tiny_vlm(kind: str) -> tuple[Any, Any]:
         "llava_onevision": _llava_onevision,
         "idefics3": _idefics3,
         "internvl": _internvl,
+        "vipllava": _vipllava,
+        "aya_vision": _aya_vision,
         "kosmos2": _kosmos2,
         "florence2": _florence2,
         "smolvlm": _smolvlm,

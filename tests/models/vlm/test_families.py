@@ -27,7 +27,9 @@ KINDS = {"llava-full": "llava", "llava-siglip": "llava"} | {
         "llava", "paligemma", "gemma3", "llava_next", "llava_onevision", "idefics3", "internvl", "qwen2_vl",
         "qwen2_5_vl", "qwen3_vl",
     )
-} | {"blip2": "blip-2", "kosmos2": "kosmos-2", "florence2": "florence2", "smolvlm": "smolvlm"}  # fmt: skip
+} | {"blip2": "blip-2", "kosmos2": "kosmos-2", "florence2": "florence2"} | {
+    kind: kind for kind in ("smolvlm", "vipllava", "aya_vision")
+}  # fmt: skip
 SIZES = ((96, 96), (150, 101), (61, 140), (90, 31))
 """Of photographs, pixels: square, broad, tall, and flat; sides that no patch divides, and borders of a canvas."""
 

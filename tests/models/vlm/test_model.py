@@ -23,8 +23,9 @@ from vitrine.errors import ModelError, UsageError
 KINDS = (
     "llava", "llava-full", "paligemma", "paligemma2", "gemma3", "llava_next", "llava_onevision", "idefics3", "internvl",
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "blip2", "blip2-t5", "instructblip", "instructblip-t5",
-    "kosmos2", "florence2", "smolvlm",
+    "kosmos2", "florence2", "smolvlm", "vipllava", "aya_vision",
 )  # fmt: skip
+RELATIVE = tuple(kind for kind in KINDS if kind not in ("blip2", "instructblip", "smolvlm", "vipllava", "aya_vision"))
 SIZES = ((50, 41), (33, 64))
 STEPS = 7
 
@@ -139,6 +140,7 @@ def test_one_beam_of_the_best_is_that_of_generate(opened: SimpleNamespace) -> No
     assert list(caption.ids) == ids
 
 
+@pytest.mark.parametrize("opened", ["llava", "qwen2_vl", "blip2-t5", "kosmos2", "florence2"], indirect=True)
 def test_sampled_words_are_those_of_generate(opened: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one stream of random numbers: the library's draw is replaced by one that takes each number as the quantile
     of the probability that temperature, top-k and top-p have left, likeliest words first."""
@@ -180,6 +182,7 @@ def test_no_more_than_rows_is_kept(opened: SimpleNamespace) -> None:
     assert config.vision_config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("opened", RELATIVE, indirect=True)
 def test_relative_maps_are_divided_by_those_of_a_neutral_prompt(opened: SimpleNamespace) -> None:
     """Zhang et al. 2025: heads averaged, then layers, then the quotient; here by eager attention and by hand."""
     settings = CaptionSettings(layer=(0, 1), max_pieces=3, relative=True)
@@ -202,6 +205,7 @@ def test_relative_maps_are_divided_by_those_of_a_neutral_prompt(opened: SimpleNa
             torch.testing.assert_close(map_RC, expected_RC, atol=0, rtol=1e-3)
 
 
+@pytest.mark.parametrize("opened", ["llava"], indirect=True)
 def test_relative_maps_need_a_neutral_prompt(opened: SimpleNamespace) -> None:
     module = opened.captioner.module
     with torch.inference_mode(), pytest.raises(ValueError, match="without a neutral prompt"):

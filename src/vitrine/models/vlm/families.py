@@ -161,6 +161,14 @@ def _whole_patches(processor: Any, vision: Any, size: tuple[int, int]) -> tuple[
     return (left, top, left + across * (right - left), top + down * (bottom - top)), grid
 
 
+def _vipllava(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
+    """ViP-LLaVA (Cai et al. 2024): as LLaVA 1.5, of several layers at once, always without the class token."""
+    vision = config.vision_config
+    if vision.model_type != "clip_vision_model":
+        raise ModelError(f"This ViP-LLaVA has the vision encoder {vision.model_type}: expected CLIP's.")
+    return one_grid(size, *_whole_patches(processor, vision, size))
+
+
 def _paligemma(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
     """PaliGemma (Beyer et al. 2024): one token a patch of a square that the picture is stretched to."""
     return one_grid(size, *_whole_patches(processor, config.vision_config, size))
@@ -254,9 +262,23 @@ def _idefics3(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout
 def _internvl(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
     """InternVL (Chen et al. 2024): the picture stretched to the tiles whose shape is nearest to its own, each a square
     of tokens that stand for squares of patches, then the whole picture as one more."""
+    return _tiles_and_thumbnail(processor, size, int(_patches_of_side(config.vision_config) * config.downsample_ratio))
+
+
+def _aya_vision(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
+    """Aya Vision (Dash et al. 2025): tiles and thumbnail as InternVL has them."""
+    if config.vision_feature_select_strategy != "full" or config.vision_config.model_type != "siglip_vision_model":
+        raise ModelError("This Aya Vision has no SigLIP's vision encoder, or cuts tokens off: not known here.")
+    return _tiles_and_thumbnail(processor, size, _patches_of_side(config.vision_config) // config.downsample_factor)
+
+
+def _patches_of_side(vision: Any) -> int:
+    return as_pair(vision.image_size)[0] // as_pair(vision.patch_size)[0]
+
+
+def _tiles_and_thumbnail(processor: Any, size: tuple[int, int], side: int) -> TokenLayout:
+    """Tiles of ``side`` x ``side`` tokens, then a thumbnail where there is more than one tile."""
     images = processor.image_processor
-    patches = as_pair(config.vision_config.image_size)[0] // as_pair(config.vision_config.patch_size)[0]
-    side = int(patches * config.downsample_ratio)
     options = processor._merge_kwargs()["images_kwargs"]
     if not options.get("crop_to_patches", images.crop_to_patches):
         return tile_layout(size, (1, 1), (side, side), thumbnail=False)
@@ -412,6 +434,13 @@ FAMILIES: Mapping[str, Family] = {
         _llava,
         template="USER: {image}\n{prompt} ASSISTANT:",
     ),
+    "vipllava": Family(
+        "ViP-LLaVA",
+        "VipLlavaForConditionalGeneration",
+        "LlavaProcessor",
+        _vipllava,
+        template="###Human: {image}\n{prompt}###Assistant:",
+    ),
     "paligemma": Family(
         "PaliGemma",
         "PaliGemmaForConditionalGeneration",
@@ -439,6 +468,7 @@ FAMILIES: Mapping[str, Family] = {
     "idefics3": Family("Idefics 3", "Idefics3ForConditionalGeneration", "Idefics3Processor", _idefics3),
     "smolvlm": Family("SmolVLM", "SmolVLMForConditionalGeneration", "SmolVLMProcessor", _idefics3),
     "internvl": Family("InternVL", "InternVLForConditionalGeneration", "InternVLProcessor", _internvl),
+    "aya_vision": Family("Aya Vision", "AyaVisionForConditionalGeneration", "AyaVisionProcessor", _aya_vision),
     "qwen2_vl": _qwen_family("Qwen2-VL", "Qwen2VL", "Qwen2VLProcessor"),
     "qwen2_5_vl": _qwen_family("Qwen2.5-VL", "Qwen2_5_VL", "Qwen2_5_VLProcessor"),
     "qwen3_vl": _qwen_family("Qwen3-VL", "Qwen3VL", "Qwen3VLProcessor"),
