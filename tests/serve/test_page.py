@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from support.explorer_browser import canvas_data, leave, open_browser, open_page, until
-from support.serving import app_state_of, run_in_thread
+from support.serving import app_state_of, numbers, run_in_thread
 from support.tiny_captioners import save_tiny
+from support.tiny_vlms import save_tiny_vlm
 
 import vitrine
 from vitrine.attribution.position_metrics import NUMBER_MEANINGS
@@ -25,7 +26,7 @@ from vitrine.explain.figures.positions import SIMILARITY
 from vitrine.explain.positions import positions as run_positions
 from vitrine.plotting.provenance import read_provenance
 
-TABS = ("classify", "positions", "caption", "data", "api")
+TABS = ("classify", "features", "positions", "caption", "data", "api")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,15 @@ def captioner(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def home(browser: Any, small_run: Path, captioner: Path) -> Iterator[str]:
-    with run_in_thread(app_state_of(small_run, captioner)) as address:
+def vlm(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vlm") / "llava"
+    save_tiny_vlm("llava", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(browser: Any, small_run: Path, captioner: Path, vlm: Path) -> Iterator[str]:
+    with run_in_thread(app_state_of(small_run, captioner, vlm)) as address:
         yield address
 
 
@@ -338,6 +346,77 @@ def test_too_many_classes_for_a_table_are_said(page: Any, home: str) -> None:
     page.goto(f"{home}/#/data")
     page.get_by_text("A table of 1001 classes would be too large").wait_for()
     page.locator(".thumbnails button").first.wait_for()
+
+
+def test_patches_that_are_alike_in_every_picture(page: Any, home: str, small_run: Path) -> None:
+    page.goto(f"{home}/#/features?layer=1")
+    page.locator(".pairs .pair").first.wait_for()
+    samples = answers(page, f"{home}/api/models")["models"][0]["samples"]
+    assert page.locator(".pairs .pair").count() == len(samples) - 1
+    colours = page.locator(".pair.large canvas").nth(1)
+    other = page.locator(".pairs canvas").first
+    before = canvas_data(other)
+    colours.focus()
+    page.keyboard.press("ArrowDown")
+    page.locator(".readout").get_by_text("Row 2, column 2").wait_for()
+    page.keyboard.press("ArrowRight")
+    page.locator(".readout").get_by_text("Row 2, column 3").wait_for()
+    with_keys = canvas_data(other)
+    assert with_keys != before
+    page.keyboard.press("Enter")
+    until(page, "location.hash.includes('like=2,3')")
+    box = colours.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.1)
+    page.locator(".readout").get_by_text("Row 0, column 0").wait_for()
+    assert canvas_data(other) != with_keys
+    page.mouse.move(2, 2)
+    page.locator(".readout").get_by_text("Row 2, column 3").wait_for()
+    assert canvas_data(other) == with_keys
+    # The value that is written under another picture is the highest cosine in it.
+    ids = [sample["id"] for sample in samples]
+    first = page.evaluate("new URLSearchParams(location.hash.split('?')[1]).get('picture')").partition("/")[2]
+    others = [each for each in ids if each != first]
+    query = {"sample": first, "others": ",".join(others), "layer": 1, "patch": "2,3"}
+    maps = page.request.post(f"{home}/api/similarity", params=query).json()["maps"]
+    caption = page.locator(".pairs figcaption").first.inner_text()
+    assert float(caption.rpartition(" ")[2].replace("−", "-")) == pytest.approx(numbers(maps[1]).max(), abs=6e-3)
+    page.get_by_text("regions", exact=True).click()
+    page.locator(".swatches").get_by_text("region 3").wait_for()
+    page.locator(".pair.large canvas").nth(1).focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Escape")
+    page.locator(".readout").get_by_text("No patch is compared.").wait_for()
+    assert "like=" not in page.url
+
+
+def test_a_question_is_answered_word_by_word(page: Any, home: str) -> None:
+    page.goto(f"{home}/#/caption?captioner=2")
+    wait_for_caption(page)
+    question = page.get_by_label("Question")
+    assert question.get_attribute("placeholder") == "Describe the picture."
+    question.fill("What is red?")
+    with page.expect_response("**/api/caption?*prompt=What+is+red*") as response:
+        page.keyboard.press("Enter")
+    assert "event: done" in response.value.text()
+    wait_for_caption(page)
+    until(page, "location.hash.includes('prompt=What+is+red')")
+    words = page.locator(".words button").all_inner_texts()
+    last = canvas_data(page.locator(".caption-area canvas").first)
+    page.locator('.page.caption [data-what="layer"]').focus()
+    page.keyboard.press("ArrowLeft")
+    until(page, "location.hash.includes('layers=0')")
+    page.get_by_text("decoder layer 0").wait_for()
+    assert page.locator(".words button").all_inner_texts() == words
+    assert canvas_data(page.locator(".caption-area canvas").first) != last
+    # An answer that is on its way can be stopped.
+    page.route("**/api/caption?*", lambda route: None)
+    question.fill("Why?")
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for()
+    page.goto(f"{home}/#/caption?captioner=1")
+    wait_for_caption(page)
+    assert not question.is_visible()  # a captioner is asked nothing
 
 
 def test_the_api_tab_lists_every_address(page: Any, home: str) -> None:

@@ -30,10 +30,12 @@ def lowest_colour(similarities: Floats) -> float:
 
 def common_lowest_colour(tokens_ND: Floats) -> float:
     """The same for whichever patch is asked for, so that one scale serves all: of the similarities with 64 patches,
-    evenly spaced.
+    evenly spaced; never below 0, where nothing is alike.
 
     Args:
         tokens_ND: of all pictures.
     """
     step = max(1, len(tokens_ND) // _ASKED)
-    return lowest_colour(np.stack([cosine_similarity(tokens_ND, query_D) for query_D in tokens_ND[::step][:_ASKED]]))
+    return max(
+        0.0, lowest_colour(np.stack([cosine_similarity(tokens_ND, query_D) for query_D in tokens_ND[::step][:_ASKED]]))
+    )

@@ -143,9 +143,21 @@ def features_info(
     encodings: Sequence[FeatureEncoding],
     batches: Sequence[TokenBatch],
     joint: JointFit,
+    *,
+    references: Sequence[str],
     command: str | None,
 ) -> FeaturesInfo:
-    """The answer to ``/api/features``: what each patch's colour is, in a byte a channel."""
+    """The answer to ``/api/features``: what each patch's colour is, in a byte a channel.
+
+    Args:
+        view: what was fitted.
+        classifier: the model.
+        encodings: the pictures.
+        batches: the tokens of each.
+        joint: the fit.
+        references: what the request calls them.
+        command: the command line that draws the first one, where one can.
+    """
     layout, whole = classifier.layout, joint.fit.components
     return FeaturesInfo(
         picture=encodings[0].sha256,
@@ -156,18 +168,17 @@ def features_info(
         variance_shares=[float(share) for share in whole.variance_share_K],
         lowest=joint.lowest,
         region_colours=list(REGION_COLOURS[: view.regions]),
-        pictures=[
-            _picture_info(encoding, batch, joint.fit) for encoding, batch in zip(encodings, batches, strict=True)
-        ],
+        pictures=[_picture_info(*each, joint.fit) for each in zip(references, encodings, batches, strict=True)],
         command=command,
     )
 
 
-def _picture_info(encoding: FeatureEncoding, batch: TokenBatch, fit: FeatureFit) -> FeaturePictureInfo:
+def _picture_info(reference: str, encoding: FeatureEncoding, batch: TokenBatch, fit: FeatureFit) -> FeaturePictureInfo:
     tokens_RCD = batch.tokens_BRCD[0]
     regions_RC = region_labels(fit, tokens_RCD)
     foreground_RC = None if fit.foreground is None else fit.foreground.mask(tokens_RCD)
     return FeaturePictureInfo(
+        reference=reference,
         picture=encoding.sha256,
         size=encoding.size,
         box=encoding.box,

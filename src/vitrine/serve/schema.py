@@ -82,10 +82,12 @@ class ModelInfo(Payload):
 
 
 class ModelList(Payload):
-    """All models, in the order of the command line, titles of methods, and whether /report has a page on the runs."""
+    """All models, in the order of the command line, titles of methods, how many pictures /api/features fits together,
+    and whether /report has a page on the runs."""
 
     models: list[ModelInfo]
     titles: dict[str, str]
+    feature_pictures: int
     report: bool = False
 
 
@@ -208,11 +210,13 @@ class Positions(Payload):
 
 
 class FeaturePictureInfo(Payload):
-    """What the patches of one picture are. ``colours`` are the first three components as red, green and blue, 0 to 255;
+    """What the patches of one picture are. ``reference`` is its name among the request's ``others``, empty for the
+    picture itself; ``colours`` are the first three components as red, green and blue, 0 to 255;
     ``regions`` count from 0; ``foreground`` is 1 where a patch is, null where all are coloured; ``outliers`` are
     patches (row, column) with outlier tokens.
     """
 
+    reference: str
     picture: str
     size: list[int]
     box: list[float]

@@ -123,7 +123,7 @@ def test_one_scale_serves_every_patch(client: TestClient, small_run: Path, pictu
     tokens_ND /= np.linalg.norm(tokens_ND, axis=1, keepdims=True)
     assert len(tokens_ND) <= 64
     lowest = np.quantile(tokens_ND @ tokens_ND.T, 0.01)
-    assert body["lowest"] == pytest.approx(min(0.9, lowest), abs=0.0051)
+    assert body["lowest"] == pytest.approx(min(0.9, max(0, lowest)), abs=0.0051)
 
 
 def test_samples_are_read_by_their_ids(client: TestClient) -> None:

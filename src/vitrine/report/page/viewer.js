@@ -22,6 +22,7 @@
    A page without code of its own marks an element with data-viewer="map" or "words", puts the View or Caption as JSON
    into a <script type="application/json"> inside it, and calls mountViewers(). */
 
+const MANY_WORDS = 40; // above which a caption is long, as answers can be, and its words are smaller
 const LUMA = [0.2126, 0.7152, 0.0722]; // Rec. 709
 const INK = "#1d2730";
 const HATCH_COLOUR = "rgb(102 113 125 / 0.55)";
@@ -273,6 +274,29 @@ export function drawMap(canvas, map, options) {
   drawLines(canvas, pixels, options);
 }
 
+/* Patches in colours of their own, as they are, where they lie on the photograph; what the model did not see is faded and
+   hatched. options as drawOverlay, and colours: [red, green, blue] of each patch, 0 to 255, row by row. */
+export function drawPatches(canvas, image, options) {
+  const { rows, columns, box, colours } = options;
+  const size = options.size || [image.naturalWidth || image.width, image.naturalHeight || image.height];
+  const { width, height } = canvas;
+  const paper = paperLightness();
+  const photo = getPhotoPixels(canvas, image);
+  const pixels = new ImageData(width, height);
+  const down = axisLookup(height, size[1], box[1], box[3], rows);
+  const across = axisLookup(width, size[0], box[0], box[2], columns);
+  for (let y = 0; y < height; y += 1) {
+    for (let x = 0; x < width; x += 1) {
+      const i = 4 * (y * width + x);
+      const isInside = down.nearest[y] >= 0 && across.nearest[x] >= 0;
+      const colour = isInside && colours[down.nearest[y] * columns + across.nearest[x]];
+      for (let k = 0; k < 3; k += 1) pixels.data[i + k] = colour ? colour[k] : paper - 0.4 * (paper - photo[i + k]);
+      pixels.data[i + 3] = 255;
+    }
+  }
+  drawLines(canvas, pixels, { ...options, size });
+}
+
 /* One row of pixels of a map, patches as they are. */
 function plainRow(values, columns, down, y, across, into) {
   const start = down.nearest[y] * columns;
@@ -384,7 +408,7 @@ export function drawColourBar(root, scale, maximum) {
   root.classList.add("colour-bar");
   root.setAttribute("role", "img");
   const beyond = maximum > high ? `; the largest value is ${formatNumber(maximum)}` : "";
-  const means = `${formatNumber(neutralValue(scale))} means nothing in particular`;
+  const means = scale.kind === "own" ? "the least has no colour" : `${formatNumber(neutralValue(scale))} means nothing in particular`;
   root.setAttribute("aria-label", `Colours: ${scaleName(scale)} from ${formatNumber(low)} to ${formatNumber(high)}; ${means}${beyond}.`);
   root.replaceChildren(name, strip, below);
 }
@@ -624,6 +648,7 @@ export class WordViewer {
     button.addEventListener("focus", () => this.show(index));
     button.addEventListener("click", () => this.pin(index));
     this.line.append(button);
+    this.root.classList.toggle("many", index >= MANY_WORDS);
     const most = Math.max(...this.words.map((each) => maxOf(each.values)));
     drawColourBar(this.bar, this.data.scale, most);
     if (this.shownIndex < 0 || this.isFollowing) this.pin(index);
@@ -635,6 +660,7 @@ export class WordViewer {
     this.pinnedIndex = 0;
     this.shownIndex = -1;
     this.line.replaceChildren();
+    this.root.classList.remove("many");
     this.readout.replaceChildren();
   }
 

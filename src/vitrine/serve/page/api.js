@@ -76,17 +76,18 @@ export async function getJson(path, parameters = {}, signal = null) {
 }
 
 /* A request about a picture. Its bytes are sent only if the server does not know it any more, or if the photograph
-   itself is needed (withPhoto), which the server does not keep. */
-export async function requestWithPicture(picture, model, path, { parameters = {}, withPhoto = false, ...options } = {}) {
+   itself is needed (withPhoto), which the server does not keep. keptAs is what the server keeps it under: the model, and
+   what else its encoding depends on. */
+export async function requestWithPicture(picture, model, path, { parameters = {}, withPhoto = false, keptAs = model, ...options } = {}) {
   const fetchOptions = { method: "POST", ...options };
-  const reference = withPhoto && !picture.sample ? null : picture.referenceFor(model);
+  const reference = withPhoto && !picture.sample ? null : picture.referenceFor(model, keptAs);
   const common = { model, name: reference?.sample ? null : picture.name.slice(0, 200), ...parameters };
   if (reference) {
     try {
       return await request(path, { ...fetchOptions, parameters: { ...common, ...reference } });
     } catch (error) {
       if (error.code !== "gone") throw error;
-      picture.serverHashes.delete(model);
+      picture.serverHashes.delete(keptAs);
     }
   }
   const body = await picture.bytes();
@@ -96,7 +97,7 @@ export async function requestWithPicture(picture, model, path, { parameters = {}
 /* The same, and its answer as JSON. */
 export async function requestJson(picture, model, path, options = {}) {
   const answer = await (await requestWithPicture(picture, model, path, options)).json();
-  if (answer.picture) picture.serverHashes.set(model, answer.picture);
+  if (answer.picture) picture.serverHashes.set(options.keptAs || model, answer.picture);
   return answer;
 }
 

@@ -4,6 +4,7 @@ import { getJson, isAbortError } from "./api.js";
 import { ClassifyPage } from "./classify.js";
 import { CaptionPage } from "./caption.js";
 import { DataPage } from "./data.js";
+import { FeaturesPage } from "./features.js";
 import { ApiPage } from "./openapi.js";
 import { PositionsPage } from "./positions.js";
 import { createElement, announce } from "./dom.js";
@@ -12,6 +13,7 @@ import { stateToHash, PICTURE_DEFAULTS, readState, writeState } from "./state.js
 
 const PAGES = {
   classify: ["Classify", ClassifyPage],
+  features: ["Features", FeaturesPage],
   positions: ["Positions", PositionsPage],
   caption: ["Caption", CaptionPage],
   data: ["Data", DataPage],
@@ -134,7 +136,7 @@ class App {
     this.clearError();
     const keys = new Set(pictures.map((picture) => picture.key));
     this.ownPictures = [...pictures, ...this.ownPictures.filter((picture) => !keys.has(picture.key))].slice(0, 24);
-    const tab = ["classify", "caption"].includes(this.state.tab) ? this.state.tab : "classify";
+    const tab = ["classify", "features", "caption"].includes(this.state.tab) ? this.state.tab : "classify";
     this.set({ tab, picture: pictures[0].key }, true);
   }
 
@@ -170,6 +172,7 @@ class App {
       const answer = await getJson("/api/models");
       this.models = answer.models;
       this.titles = answer.titles;
+      this.featurePictures = answer.feature_pictures;
       this.report = answer.report;
     } catch (error) {
       this.showError(error, () => this.start());
@@ -177,6 +180,7 @@ class App {
     }
     const isShown = {
       classify: this.classifiers().length,
+      features: this.classifiers().length,
       positions: this.models.some((model) => model.has_positions),
       caption: this.captioners().length,
       data: this.models.some((model) => model.has_validation),

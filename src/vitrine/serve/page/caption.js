@@ -1,14 +1,18 @@
-/* The tab Caption: words as they are decoded, each with its map; alternatives to each word; the beams. */
+/* The tab Caption: words as they are decoded, each with its map; alternatives to each word; the beams. A vision-language
+   model is asked a question, and the maps of its answer's words are of the layers that are chosen. */
 
 import { explainTerms } from "./terms.js";
 import { requestWithPicture, readEvents, isAbortError } from "./api.js";
 import { sharedHigh } from "./attention.js";
 import { createSelect, createElement, createRadioGroup } from "./dom.js";
+import { createLayerSlider } from "./layer_slider.js";
 import { PicturePage } from "./picture_page.js";
 import { createExportPanel } from "./export.js";
 import { formatProbability, decodeArray, maxOf, formatNumber, WordViewer } from "./viewer.js";
 
 const MAX_RESULTS = 20;
+const ANSWER_TIMEOUT = 1300; // seconds for a vision-language model to read a question and to answer it
+const READINGS = { attention: "as it is", relative: "relative to a neutral prompt" };
 
 /* A word of the API as viewer.js takes it. */
 function toViewerWord(word) {
@@ -20,6 +24,12 @@ export class CaptionPage extends PicturePage {
     super(app);
     this.results = new Map();
     this.settings = createElement("div", { class: "settings" });
+    this.question = createElement("textarea", { rows: 2, maxlength: 2000, name: "prompt" });
+    this.askButton = createElement("button", { type: "submit", class: "primary" }, "Ask");
+    this.stopButton = createElement("button", { type: "button", onclick: () => this.stop() }, "Stop");
+    this.form = this.createForm();
+    this.maps = createElement("div", { class: "settings" });
+    this.notes = createElement("div", {});
     this.place = createElement("div", { class: "caption-area" });
     this.alternatives = createElement("section", { class: "alternatives", "aria-label": "Alternatives" });
     this.beams = createElement("section", { class: "beams", "aria-label": "Beams" });
@@ -28,10 +38,45 @@ export class CaptionPage extends PicturePage {
       "div",
       { class: "page caption" },
       this.tray.root,
-      createElement("div", { class: "picture-area" }, createElement("div", { class: "heading" }, this.title, this.settings), this.place),
+      createElement("div", { class: "picture-area" }, createElement("div", { class: "heading" }, this.title, this.settings), this.form, this.place, this.notes, this.maps),
       createElement("aside", { class: "side", "aria-label": "What else it could have said" }, this.alternatives, this.beams, this.exportPanel.root),
       this.message,
     );
+  }
+
+  /* The question: Enter asks, Shift and Enter begin a new line. */
+  createForm() {
+    const ask = (event) => {
+      event.preventDefault();
+      const prompt = this.question.value.trim();
+      this.app.set({ prompt, prefix: "", word: "" }, true);
+      if (this.isStopped) this.askAgain();
+    };
+    this.question.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.form.requestSubmit();
+    });
+    const field = createElement("label", { class: "field" }, createElement("span", {}, "Question"), this.question);
+    return createElement("form", { class: "question", hidden: true, onsubmit: ask }, field, createElement("div", { class: "buttons" }, this.askButton, this.stopButton));
+  }
+
+  askAgain() {
+    this.shownQuestion = "";
+    this.app.set({});
+  }
+
+  /* Give the answer up: the server stops computing, and the words that have come stay. */
+  stop() {
+    this.isStopped = true;
+    this.abortController?.abort();
+    this.setBusy(false);
+    this.notes.replaceChildren(createElement("p", { class: "small grey" }, "Stopped. Ask goes on from the beginning."));
+  }
+
+  setBusy(isBusy) {
+    this.place.classList.toggle("busy", isBusy);
+    this.stopButton.disabled = !isBusy;
   }
 
   async update(state) {
@@ -45,17 +90,55 @@ export class CaptionPage extends PicturePage {
     if (!picture) return;
     this.title.replaceChildren(createElement("bdi", {}, picture.title));
     this.drawSettings(models, model, state);
-    const question = JSON.stringify([picture.key, model.id, state.beams, state.prefix]);
-    if (question === this.question) {
+    this.drawQuestion(model, state);
+    const question = JSON.stringify([picture.key, model.id, this.parametersOf(model, state)]);
+    if (question === this.shownQuestion) {
       this.followState(state);
       return;
     }
-    this.question = question;
+    this.shownQuestion = question;
     this.requestCaption(picture, model, state, question);
   }
 
+  /* What the caption depends on beside picture and model. */
+  parametersOf(model, { beams, prefix, prompt, layers, reading }) {
+    return model.prompt === null ? { beams, prefix } : { beams, prefix, prompt, layers, reading };
+  }
+
+  /* What the server keeps the picture under: with a question it is another encoding. */
+  keptAs(model, { prompt, reading }) {
+    return model.prompt === null ? model.id : JSON.stringify([model.id, prompt, reading]);
+  }
+
+  /* The question and the choice of maps, of a model that takes them. */
+  drawQuestion(model, { prompt, layers, reading }) {
+    const takesQuestion = model.prompt !== null;
+    this.form.hidden = this.maps.hidden = !takesQuestion;
+    if (!takesQuestion) return;
+    this.question.placeholder = model.prompt;
+    if (prompt !== this.askedPrompt) this.question.value = this.askedPrompt = prompt;
+    const key = JSON.stringify([model.id, layers, reading]);
+    if (key === this.mapsKey) return;
+    this.mapsKey = key;
+    const box = createElement("input", { type: "checkbox", onchange: () => this.app.set({ layers: box.checked ? "mean" : "-1" }) });
+    box.checked = layers === "mean";
+    const attributes = box.checked ? { disabled: true, title: "The mean of all layers is shown" } : {};
+    this.maps.replaceChildren(
+      createLayerSlider(model.layers, box.checked ? "-1" : layers, (value) => this.changeLayer(model, value, reading), attributes),
+      createElement("label", { class: "tick-box" }, box, "mean of all layers"),
+      createRadioGroup("Attention", model.readings.map((each) => [each, READINGS[each]]), reading, (value) => this.app.set({ reading: value }, true)),
+    );
+  }
+
+  /* The layer once the slider rests, which must stay under the hand that moves it: the words stay, their maps are others. */
+  changeLayer(model, layers, reading) {
+    clearTimeout(this.layerTimer);
+    this.mapsKey = JSON.stringify([model.id, layers, reading]);
+    this.layerTimer = setTimeout(() => this.app.set({ layers }), 150);
+  }
+
   drawSettings(models, model, { beams }) {
-    const key = JSON.stringify([model.id, beams]);
+    const key = JSON.stringify([model.id, beams]); // the search alone: a question has a form of its own
     if (key === this.settingsKey) return;
     this.settingsKey = key;
     const focusedValue = this.settings.contains(document.activeElement) ? document.activeElement.value : null;
@@ -75,11 +158,13 @@ export class CaptionPage extends PicturePage {
     const { signal } = this.abortController;
     this.result = null;
     this.words = [];
+    this.isStopped = false;
     this.alternatives.replaceChildren();
     this.beams.replaceChildren();
+    this.notes.replaceChildren();
     this.exportPanel.update();
     Object.assign(this, { picture, model });
-    this.place.classList.add("busy");
+    this.setBusy(true);
     try {
       const image = await picture.image();
       const storedResult = this.results.get(question);
@@ -88,31 +173,29 @@ export class CaptionPage extends PicturePage {
         await this.finish(storedResult, state);
         return;
       }
-      const parameters = { beams: state.beams, prefix: state.prefix, stream: true };
-      const response = await requestWithPicture(picture, model.id, "/api/caption", { parameters, signal });
+      const options = { parameters: { ...this.parametersOf(model, state), stream: true }, signal, keptAs: this.keptAs(model, state) };
+      if (model.prompt !== null) options.timeout = ANSWER_TIMEOUT;
+      const response = await requestWithPicture(picture, model.id, "/api/caption", options);
       for await (const { event, data } of readEvents(response)) {
-        if (question !== this.question) return;
+        if (question !== this.shownQuestion) return;
         if (event === "error") throw Object.assign(new Error(data.error), { status: 500 });
         if (event === "word") await this.addWord(image, data, question);
         if (event === "done") {
-          if (data.picture) picture.serverHashes.set(model.id, data.picture);
+          if (data.picture) picture.serverHashes.set(options.keptAs, data.picture);
           this.results.set(question, data);
           if (this.results.size > MAX_RESULTS) this.results.delete(this.results.keys().next().value);
           if (!this.viewer || this.viewer.question !== question) await this.createViewer(image, data, question);
           await this.finish(data, this.app.state);
         }
       }
-      if (!this.result && question === this.question) throw Object.assign(new Error("The caption broke off before its end."), { status: 500 });
+      if (!this.result && question === this.shownQuestion) throw Object.assign(new Error(`The ${this.noun} broke off before its end.`), { status: 500 });
     } catch (error) {
-      if (isAbortError(error) || question !== this.question) return;
-      const retry = () => {
-        this.question = "";
-        this.app.set({});
-      };
+      if (isAbortError(error) || question !== this.shownQuestion) return;
+      const retry = () => this.askAgain();
       const hasBroken = error.name === "TypeError"; // the stream's own error, in words that differ from browser to browser
       this.app.handlePictureError(picture, hasBroken ? Object.assign(new Error("The connection to the server broke off."), { status: 0 }) : error, retry);
     } finally {
-      if (question === this.question) this.place.classList.remove("busy");
+      if (question === this.shownQuestion) this.setBusy(false);
     }
   }
 
@@ -131,7 +214,7 @@ export class CaptionPage extends PicturePage {
   async addWord(image, word, question) {
     if (!this.viewer || this.viewer.question !== question) {
       await this.createViewer(image, { ...word, size: word.size || [image.width, image.height] }, question);
-      this.place.classList.remove("busy");
+      this.place.classList.remove("busy"); // the words themselves say from here on that more comes
     }
     this.viewer.isFollowing = true; // shows each word as it comes
     this.words.push(word);
@@ -155,9 +238,10 @@ export class CaptionPage extends PicturePage {
     const selection = state.word === "" ? peaks.indexOf(Math.max(...peaks)) : Math.min(Number(state.word), last);
     if (last >= 0) viewer.pin(Math.max(0, selection));
     this.drawBeams(result);
+    this.notes.replaceChildren(...(this.model.prompt === null ? [] : [result.described, ...result.notes].map((note) => createElement("p", { class: "small grey" }, explainTerms(note)))));
     this.exportPanel.update();
-    this.place.classList.remove("busy");
-    if (last < 0) this.alternatives.replaceChildren(createElement("p", { class: "grey" }, "The model ended the caption before its first word."));
+    this.setBusy(false);
+    if (last < 0) this.alternatives.replaceChildren(createElement("p", { class: "grey" }, `The model ended the ${this.noun} before its first word.`));
   }
 
   followState({ word }) {
@@ -182,12 +266,12 @@ export class CaptionPage extends PicturePage {
       createElement("span", { class: "share", css: { "--share": probability }, "aria-hidden": "true" }),
     ];
     const others = (word.alternatives || []).map((each) =>
-      createElement("li", {}, createElement("button", { type: "button", class: "answer", title: "Continue the caption from here", onclick: () => continueFrom(each) }, row(each.text, each.probability))),
+      createElement("li", {}, createElement("button", { type: "button", class: "answer", title: `Continue the ${this.noun} from here`, onclick: () => continueFrom(each) }, row(each.text, each.probability))),
     );
     this.alternatives.replaceChildren(
       createElement("h2", { class: "eyebrow" }, `In place of \u201c${word.text}\u201d`),
       createElement("ol", { class: "predictions" }, createElement("li", {}, createElement("div", { class: "answer said" }, row(word.text, word.probability))), others),
-      createElement("p", { class: "small grey" }, others.length ? "Choose one, and the caption continues from there." : "Beam search keeps no alternatives word by word."),
+      createElement("p", { class: "small grey" }, others.length ? `Choose one, and the ${this.noun} continues from there.` : "Beam search keeps no alternatives word by word."),
       ...(word.check ? [createElement("p", { class: "small grey" }, word.check)] : []),
     );
   }
@@ -198,16 +282,20 @@ export class CaptionPage extends PicturePage {
     const items = list.map((beam) => createElement("li", { "aria-current": beam.caption === caption ? "true" : null }, beam.caption, createLogProbability(beam.log_probability)));
     const showOriginal = () => this.app.set({ prefix: "", word: "" }, true);
     this.beams.replaceChildren(
-      createElement("h2", { class: "eyebrow" }, list.length > 1 ? "Beams" : "The whole caption"),
+      createElement("h2", { class: "eyebrow" }, list.length > 1 ? "Beams" : `The whole ${this.noun}`),
       createElement("ol", { class: list.length > 1 ? "beam-list" : "beam-list single" }, items),
       ...(this.app.state.prefix ? [createElement("button", { type: "button", onclick: showOriginal }, "As the model would have it")] : []),
     );
   }
 
+  /* What the model's words are called. */
+  get noun() {
+    return this.model.prompt === null ? "caption" : "answer";
+  }
+
   exportViews() {
     if (!this.result) return [];
-    const { beams, prefix } = this.app.state;
-    const parameters = { figure: "caption", beams, prefix };
+    const parameters = { figure: "caption", ...this.parametersOf(this.model, this.app.state) };
     return [{ picture: this.picture, model: this.model.id, parameters, command: this.result.command, name: `${this.picture.stem}-caption` }];
   }
 }

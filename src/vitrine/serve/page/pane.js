@@ -3,6 +3,7 @@
 import { requestJson } from "./api.js";
 import { AttentionMatrix } from "./attention.js";
 import { createSelect, createElement } from "./dom.js";
+import { createLayerSlider } from "./layer_slider.js";
 import { decodeArray, Stage } from "./viewer.js";
 
 /* Whether a method of a model has an option: what /api/models says. */
@@ -63,24 +64,13 @@ export class MapPane {
   }
 
   createLayerSlider(model, layer, attributes) {
-    const last = model.layers - 1;
-    const position = layer === "-1" ? last : Number(layer);
-    const describeLayer = (value) => (value === last ? `${value} (the last)` : `${value} of 0 to ${last}`);
-    const output = createElement("output", {}, describeLayer(position));
-    const slider = createElement("input", { type: "range", min: 0, max: last, step: 1, "data-what": "layer", ...attributes });
-    slider.value = String(position);
-    slider.setAttribute("aria-valuetext", describeLayer(position));
-    slider.addEventListener("input", () => {
-      const value = Number(slider.value);
-      output.textContent = describeLayer(value);
-      slider.setAttribute("aria-valuetext", describeLayer(value));
+    const change = (newLayer) => {
       // The key of these settings changes with the slider, which must stay under the hand that moves it.
-      const newLayer = value === last ? "-1" : String(value);
       this.controlsKey = this.controlsKey.replace(JSON.stringify(layer), JSON.stringify(newLayer));
       layer = newLayer;
       this.onSettings({ layer: newLayer });
-    });
-    return createElement("label", { class: "field layer" }, createElement("span", {}, "Layer ", output), slider);
+    };
+    return createLayerSlider(model.layers, layer, change, attributes);
   }
 
   /* Request the map of these settings, unless it is shown already. */

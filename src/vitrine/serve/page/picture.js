@@ -18,7 +18,7 @@ export class Picture {
   /* key is the picture's name in the page's address: "MODEL/ID" of a sample, "sha256:…" of an opened file. */
   constructor({ key, name, label = null, sample = null, version = null, blob = null, sha256 = null }) {
     Object.assign(this, { key, name, label, sample, version, blob, sha256 });
-    this.serverHashes = new Map(); // by model: the sha256 under which the server has the encoding in its cache
+    this.serverHashes = new Map(); // the sha256 under which the server has an encoding in its cache; by model, and what else it depends on
     this.imagePromise = null;
   }
 
@@ -36,9 +36,9 @@ export class Picture {
   }
 
   /* Parameters by which a request names this picture without its bytes; null if it cannot. */
-  referenceFor(model) {
+  referenceFor(model, keptAs = model) {
     if (this.sample) return { sample: this.sample.model === model ? this.sample.id : this.key };
-    return this.serverHashes.has(model) ? { picture: this.serverHashes.get(model) } : null;
+    return this.serverHashes.has(keptAs) ? { picture: this.serverHashes.get(keptAs) } : null;
   }
 
   /* The file's name without its folders. */

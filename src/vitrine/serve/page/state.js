@@ -22,10 +22,18 @@ const DEFAULTS = {
   method2: "attention",
   layer2: "-1",
   head2: "mean",
+  // Features: fitted to this picture alone, to the foreground; regions, and the patch that others are compared with
+  alone: "",
+  foreground: "",
+  regions: "",
+  like: "",
   // Positions
   cell: "",
   // Caption
   captioner: "",
+  prompt: "",
+  layers: "-1",
+  reading: "attention",
   beams: "1",
   prefix: "",
   word: "",
@@ -36,7 +44,7 @@ const DEFAULTS = {
   answer: "",
 };
 
-export const TABS = ["classify", "positions", "caption", "data", "api"];
+export const TABS = ["classify", "features", "positions", "caption", "data", "api"];
 
 export function readState() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
@@ -58,4 +66,4 @@ export function writeState(state, push) {
 }
 
 /* Parts of the state that are reset when another picture is chosen. */
-export const PICTURE_DEFAULTS = { query: "", direction: "from", target: "", prefix: "", word: "" };
+export const PICTURE_DEFAULTS = { query: "", direction: "from", target: "", like: "", prefix: "", word: "" };

@@ -12,6 +12,7 @@ from vitrine.attribution.method_options import METHOD_OPTIONS
 from vitrine.attribution.registry import ENTRIES
 from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier
+from vitrine.serve.features import MAX_FEATURE_PICTURES
 from vitrine.serve.model import ServedModel
 from vitrine.serve.schema import (
     PICTURE_BODY,
@@ -93,7 +94,9 @@ def models(request: Request) -> Response:
     state = get_state(request)
     infos = [model_info(model) for model in state.models.values()]
     titles = {entry.name: entry.title for entry in ENTRIES}
-    return json_response(ModelList(models=infos, titles=titles, report=state.report is not None))
+    return json_response(
+        ModelList(models=infos, titles=titles, feature_pictures=MAX_FEATURE_PICTURES, report=state.report is not None)
+    )
 
 
 @router.post("/predict", response_model=Prediction, openapi_extra=PICTURE_BODY, tags=["classify"])

@@ -51,11 +51,13 @@ class PictureGroup:
 
     Attributes:
         encodings: of the pictures.
+        references: their names in the request; "" for the first.
         upload: the first picture; None if it was named by its sha256.
         name: of the first picture.
     """
 
     encodings: tuple[FeatureEncoding, ...]
+    references: tuple[str, ...]
     upload: Upload | None
     name: str
 
@@ -78,7 +80,11 @@ async def features(request: Request, params: Annotated[FeatureParams, Query()]) 
     joint = await ensure_fit(state, classifier, view, group.encodings, batches)
     command = features_command(view, classifier, group.argument)
     return json_response(
-        await state.run_view(lambda: features_info(view, classifier, group.encodings, batches, joint, command))
+        await state.run_view(
+            lambda: features_info(
+                view, classifier, group.encodings, batches, joint, references=group.references, command=command
+            )
+        )
     )
 
 
@@ -116,7 +122,7 @@ async def find_pictures(
     else:
         upload = await state.receive_picture(request, params, classifier, keep_bytes=with_photo)
         first, name = _of_upload(state, classifier, upload), upload.name
-    group = {first.sha256: first}
+    group, references = {first.sha256: first}, {first.sha256: ""}
     for reference in others:
         is_held = len(reference) == 64 and "/" not in reference
         each = (
@@ -125,7 +131,8 @@ async def find_pictures(
             else _of_upload(state, classifier, await state.read_sample(reference, params.model, classifier))
         )
         group.setdefault(each.sha256, each)
-    return PictureGroup(tuple(group.values()), upload, name)
+        references.setdefault(each.sha256, reference)
+    return PictureGroup(tuple(group.values()), tuple(references.values()), upload, name)
 
 
 def _key(classifier: ServedClassifier, sha256: str) -> tuple[str, str, str]:
@@ -152,10 +159,10 @@ def _find_encoding(state: AppState, classifier: ServedClassifier, sha256: str) -
     encoding = state.encodings.get(_key(classifier, sha256))
     if isinstance(encoding, FeatureEncoding):
         return encoding
-    explained = state.encodings.get((classifier.encoding_key, sha256))
-    if not isinstance(explained, ClassifierEncoding):
+    of_maps = state.encodings.get((classifier.encoding_key, sha256))
+    if not isinstance(of_maps, ClassifierEncoding):
         raise gone_error()
-    encoding = FeatureEncoding(sha256, explained.placement, explained.input_CHW)
+    encoding = FeatureEncoding(sha256, of_maps.placement, of_maps.input_CHW)
     state.encodings.put(_key(classifier, sha256), encoding)
     return encoding
 
