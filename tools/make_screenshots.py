@@ -90,13 +90,21 @@ def surest_caption(home: str, model: dict[str, Any]) -> str:
     return f"{model['id']}/{chosen}"
 
 
+def features_view(model: dict[str, Any]) -> str:
+    """The address of an early layer's features, and of what is like a patch in the middle."""
+    rows, columns = model["grid"]
+    patch = f"{rows // 2},{columns // 2}"
+    return f"#/features?model={model['id']}&picture={model['id']}/{model['samples'][0]['id']}&layer=0&like={patch}"
+
+
 def views(home: str) -> dict[str, str]:
     """The address of what each screenshot shows, by its name."""
-    classifier, _, captioner = ask(home, "/api/models")["models"]
+    classifier, bundled, captioner = ask(home, "/api/models")["models"]
     picture, captioned = telling_picture(home, classifier), surest_caption(home, captioner)
     return {
         "classify": f"#/classify?picture={picture}",
         "beside": f"#/classify?picture={picture}&beside=0&layer2=1",
+        "features": features_view(bundled),
         "positions": "#/positions",
         "caption": f"#/caption?picture={captioned}",
         "data": "#/data",

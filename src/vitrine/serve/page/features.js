@@ -63,7 +63,8 @@ class FeaturePair {
     const place = { image, grid, size: info.size, box: info.box };
     const best = similarity && !query ? similarity.indexOf(maxOf(similarity)) : -1;
     const marks = { query, outlines: best < 0 ? [] : [[Math.floor(best / grid[1]), best % grid[1]]] };
-    this.photo.show({ ...place, ...marks, map: similarity, scale, smooth: false, described: similarity ? `Cosine similarity, ${this.picture.title}` : `Photograph ${this.picture.title}` });
+    const paintMap = similarity && similarity.map((value) => Math.max(value, scale.low)); // below it there is no paint
+    this.photo.show({ ...place, ...marks, map: paintMap, scale, smooth: false, described: similarity ? `Cosine similarity, ${this.picture.title}` : `Photograph ${this.picture.title}` });
     this.colours.show({ ...place, ...marks, colours: this.patchColours(regionColours), described });
     const value = best < 0 ? "" : ` \u00b7 ${formatNumber(Number(similarity[best].toFixed(2)))}`;
     this.caption.replaceChildren(createElement("bdi", {}, this.picture.title), value);
@@ -80,6 +81,7 @@ export class FeaturesPage extends PicturePage {
     this.createPair = (interactive) => new FeaturePair({ interactive, onPatch });
     this.first = this.createPair(true);
     this.first.colours.canvas.setAttribute("aria-describedby", "features-help");
+    this.first.colours.canvas.addEventListener("keydown", ({ key }) => key === "Escape" && this.app.set({ like: "" }));
     this.others = [];
     this.settings = createElement("div", { class: "settings" });
     this.readout = createElement("p", { class: "readout", "aria-live": "polite" });
@@ -268,7 +270,7 @@ export class FeaturesPage extends PicturePage {
   }
 
   /* The patch that is compared: under the pointer, else the one that was kept. */
-  get asked() {
+  get comparison() {
     if (this.hover) return this.hover;
     const patch = this.app.state.like.split(",").map(Number);
     const isValid = patch.length === 2 && patch.every((at, axis) => Number.isInteger(at) && at >= 0 && at < this.result.grid[axis]);
@@ -284,7 +286,6 @@ export class FeaturesPage extends PicturePage {
       this.app.set({ picture: pair.picture.key, like: isAgain ? "" : like }, true);
       return;
     }
-    if (how === "leave" && !patch && pair.colours.canvas === document.activeElement && this.app.state.like) this.app.set({ like: "" });
     this.hover = patch && { pair, patch };
     this.draw();
   }
@@ -327,28 +328,28 @@ export class FeaturesPage extends PicturePage {
 
   draw() {
     if (!this.result) return;
-    const asked = this.asked;
-    const maps = asked && this.similarities(asked);
-    if (asked && !maps) return; // the last maps stay until the next have come
+    const comparison = this.comparison;
+    const maps = comparison && this.similarities(comparison);
+    if (comparison && !maps) return; // the last maps stay until the next have come
     const { grid } = this.result;
     [this.first, ...this.others].forEach((pair, i) => {
-      const query = asked && asked.pair === pair ? asked.patch : null;
+      const query = comparison && comparison.pair === pair ? comparison.patch : null;
       const described = pair === this.first ? `Colours of ${grid[0]} by ${grid[1]} patches of ${pair.picture.title}. Arrow keys move between patches.` : `Colours of the patches of ${pair.picture.title}`;
       pair.show({ similarity: maps && maps[i], query, scale: this.scale, regionColours: this.regionColours, described });
     });
-    this.gridHeading.textContent = asked ? "In the other pictures: outlined is what is most alike" : "In the other pictures";
-    this.readout.replaceChildren(...this.describeReadout(asked, maps));
+    this.gridHeading.textContent = comparison ? "In the other pictures: outlined is what is most alike" : "In the other pictures";
+    this.readout.replaceChildren(...this.describeReadout(comparison, maps));
     this.exportPanel.update();
   }
 
-  describeReadout(asked, maps) {
-    if (!asked) return ["No patch is compared."];
-    const { pair, patch } = asked;
+  describeReadout(comparison, maps) {
+    if (!comparison) return ["No patch is compared."];
+    const { pair, patch } = comparison;
     const pairs = [this.first, ...this.others];
     const own = maps[pairs.indexOf(pair)];
-    const sorted = [...own].sort((a, b) => b - a);
+    const descending = [...own].sort((a, b) => b - a);
     const where = `Row ${patch[0]}, column ${patch[1]}${pair === this.first ? "" : ` of ${pair.picture.title}`}`;
-    const next = sorted.length > 1 ? ` \u00b7 most alike in its own picture: ${formatNumber(Number(sorted[1].toFixed(2)))}` : "";
+    const next = descending.length > 1 ? ` \u00b7 most alike in its own picture: ${formatNumber(Number(descending[1].toFixed(2)))}` : "";
     const hint = this.hover && pair === this.first && patch.join(",") !== this.app.state.like ? ". Click to keep it." : "";
     return [createElement("strong", {}, where), `${next}${hint}`];
   }
