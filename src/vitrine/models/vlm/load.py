@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from vitrine.errors import ModelError, error_summary
 from vitrine.io.untrusted_files import read_json as read_json_file
+from vitrine.messages import say
 from vitrine.models.checkpoints.image_processor import read_json
 from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.checkpoints.weights_index import WEIGHTS_NAMES
@@ -21,7 +22,8 @@ from vitrine.models.hub import fetch, fetch_optional, fetch_weights
 from vitrine.models.reference import WeightsFile
 from vitrine.models.vlm.attention_rows import use_row_attention
 from vitrine.models.vlm.encoder_decoder import EncoderDecoderModel
-from vitrine.models.vlm.families import FAMILIES, Family, image_token_id
+from vitrine.models.vlm.families import FAMILIES, UNBOUNDED, Family, context_length, image_token_id
+from vitrine.models.vlm.memory_plan import MemoryPlan, free_memory
 from vitrine.models.vlm.model import VisionLanguageModel
 from vitrine.models.vlm.prompt import PromptTransform
 
@@ -174,11 +176,13 @@ def _load_model(
                 f"{folder / 'config.json'} does not describe a {family.name}: {error_summary(error)}.\n"
                 "Expected the config.json that transformers wrote with these weights."
             ) from error
+        file = open_weights(weights.path, as_named=True)
+        _check_memory(weights.path, file.shapes, config, dtype)
         try:
             model, report = model_class.from_pretrained(
                 None,
                 config=config,
-                state_dict=open_weights(weights.path, as_named=True).tensors(),
+                state_dict=file.tensors(),
                 dtype=dtype,
                 ignore_mismatched_sizes=True,  # reported below, with the rest
                 output_loading_info=True,
@@ -191,6 +195,15 @@ def _load_model(
             ) from error
     require_fit(weights.path, folder / "config.json", report, family.model_class)
     return model.eval()
+
+
+def _check_memory(path: Path, shapes: Mapping[str, tuple[int, ...]], config: Any, dtype: torch.dtype) -> None:
+    """Refuse weights that memory has no room for before they are read, and say where a full context would have none."""
+    context = context_length(config)
+    plan = MemoryPlan.of(path, shapes, config.get_text_config(), 0 if context == UNBOUNDED else context, dtype)
+    warning = plan.check(free_memory(), dtype)
+    if warning:
+        say(warning)
 
 
 def _load_processor(library: Any, family: Family, folder: Path) -> Any:
