@@ -173,6 +173,22 @@ def _llava_onevision() -> tuple[Any, Any]:
     return transformers.LlavaOnevisionForConditionalGeneration(config), processor
 
 
+def _idefics2(splits: bool) -> tuple[Any, Any]:
+    signs = {"image_boundary_token": "<fake_token_around_image>"}
+    words = tokenizer("<end_of_utterance>", **signs)
+    images = transformers.Idefics2ImageProcessor(
+        size={"shortest_edge": 24, "longest_edge": 42}, do_image_splitting=splits
+    )
+    processor = transformers.Idefics2Processor(images, words, image_seq_len=QUERIES, chat_template=CHAT)
+    perceiver = {"hidden_size": 32, "resampler_n_latents": QUERIES, "resampler_depth": 2, "resampler_n_heads": 4,
+                 "resampler_head_dim": 8, "num_key_value_heads": 2, "initializer_range": 0.2}  # fmt: skip
+    config = transformers.Idefics2Config(
+        vision_config=_VISION, perceiver_config=perceiver, image_token_id=IMAGE,
+        text_config={"model_type": "mistral", **_TEXT, "vocab_size": len(words)},
+    )  # fmt: skip
+    return transformers.Idefics2ForConditionalGeneration(config), processor
+
+
 def _idefics3() -> tuple[Any, Any]:
     rows = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     words = tokenizer("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *rows)
@@ -348,6 +364,8 @@ def tiny_vlm(kind: str) -> tuple[Any, Any]:
         "llava_onevision": _llava_onevision,
         "idefics3": _idefics3,
         "internvl": _internvl,
+        "idefics2": lambda: _idefics2(True),
+        "idefics2-whole": lambda: _idefics2(False),
         "vipllava": _vipllava,
         "aya_vision": _aya_vision,
         "kosmos2": _kosmos2,

@@ -28,8 +28,8 @@ KINDS = {"llava-full": "llava", "llava-siglip": "llava"} | {
         "qwen2_5_vl", "qwen3_vl",
     )
 } | {"blip2": "blip-2", "kosmos2": "kosmos-2", "florence2": "florence2"} | {
-    kind: kind for kind in ("smolvlm", "vipllava", "aya_vision")
-}  # fmt: skip
+    kind: kind for kind in ("smolvlm", "vipllava", "aya_vision", "idefics2")
+} | {"idefics2-whole": "idefics2"}  # fmt: skip
 SIZES = ((96, 96), (150, 101), (61, 140), (90, 31))
 """Of photographs, pixels: square, broad, tall, and flat; sides that no patch divides, and borders of a canvas."""
 
@@ -60,6 +60,8 @@ def image_tokens(tower: SimpleNamespace, photo: Image.Image) -> torch.Tensor:
         reader = tower.model.qformer
     elif tower.kind == "kosmos2":
         reader = tower.model.image_to_text_projection.x_attn
+    elif tower.kind.startswith("idefics2"):
+        reader = tower.model.model.connector.perceiver_resampler
     elif tower.kind == "florence2":
         reader = tower.model.model.language_model.encoder
     else:
@@ -71,6 +73,10 @@ def image_tokens(tower: SimpleNamespace, photo: Image.Image) -> torch.Tensor:
             tower.model(**prompt.tensors, use_cache=False)
     finally:
         handle.remove()
+    if "context" in given:  # parts one by one, each before its queries; what is masked is not read
+        seen_BPD = given["context"] * given["attention_mask"][..., None]
+        queries_BND = seen_BPD.new_zeros(len(seen_BPD), reader.n_latents, seen_BPD.shape[2])
+        return torch.cat([seen_BPD, queries_BND], 1).flatten(0, 1).double()
     if "encoder_hidden_states" in given:
         return given["encoder_hidden_states"][0].double()
     return given["inputs_embeds"][0, prompt.places_N].double()

@@ -23,7 +23,7 @@ from vitrine.errors import ModelError, UsageError
 KINDS = (
     "llava", "llava-full", "paligemma", "paligemma2", "gemma3", "llava_next", "llava_onevision", "idefics3", "internvl",
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "blip2", "blip2-t5", "instructblip", "instructblip-t5",
-    "kosmos2", "florence2", "smolvlm", "vipllava", "aya_vision",
+    "kosmos2", "florence2", "smolvlm", "vipllava", "aya_vision", "idefics2",
 )  # fmt: skip
 RELATIVE = tuple(kind for kind in KINDS if kind not in ("blip2", "instructblip", "smolvlm", "vipllava", "aya_vision"))
 SIZES = ((50, 41), (33, 64))
@@ -79,14 +79,28 @@ def image_rows(answer: Any, prompt: Any, step: int) -> torch.Tensor:
 def query_rows(model: Any, prompt: Any) -> torch.Tensor | None:
     """What each query token read, by eager attention, of every layer in which it reads: (L, H, N, P); None where image
     tokens are no queries."""
+    model.set_attn_implementation("eager")
     if hasattr(model, "image_to_text_projection"):
         with torch.no_grad():
             seen = model.vision_model(prompt.tensors["pixel_values"])[0]
             features = torch.nn.functional.normalize(model.vision_model.model.post_layernorm(seen), dim=-1)
             return model.image_to_text_projection(features)[1]
+    if hasattr(model.config, "perceiver_config"):
+        pictures = prompt.tensors["pixel_values"][0]
+        resampler, attention = model.model.connector.perceiver_resampler, []
+        hooks = [layer.self_attn.register_forward_hook(lambda *call: attention.append(call[2][1]))
+                 for layer in resampler.layers]  # fmt: skip
+        with torch.no_grad():
+            model.get_image_features(pictures[None], prompt.tensors["pixel_attention_mask"])
+        for hook in hooks:
+            hook.remove()
+        # Each part's queries read that part alone.
+        return torch.stack([
+            torch.stack([torch.block_diag(*head_BNP) for head_BNP in layer_BHNP.transpose(0, 1)])
+            for layer_BHNP in attention
+        ])  # fmt: skip
     if not hasattr(model, "qformer"):
         return None
-    model.set_attn_implementation("eager")
     tensors, text = prompt.tensors, {}
     if "qformer_input_ids" in tensors:
         text = {"input_ids": tensors["qformer_input_ids"]}
@@ -212,7 +226,7 @@ def test_relative_maps_need_a_neutral_prompt(opened: SimpleNamespace) -> None:
         CaptionSettings(relative=True).decode(module, module.encode(opened.inputs))
 
 
-@pytest.mark.parametrize("opened", ["blip2", "instructblip-t5", "kosmos2"], indirect=True)
+@pytest.mark.parametrize("opened", ["blip2", "instructblip-t5", "kosmos2", "idefics2"], indirect=True)
 def test_both_factors_of_a_product_are_given(opened: SimpleNamespace) -> None:
     """The attention to query tokens and what those read, by eager attention, for each choice of their layers."""
     (photo,) = photographs(SIZES[0])

@@ -196,7 +196,7 @@ def use_row_attention(library: Any, model: Any, language_model: Any = None) -> N
         language_model.set_attn_implementation(NAME)
 
 
-_PARTS = ("text_config", "qformer_config")
+_PARTS = ("text_config", "qformer_config", "perceiver_config")
 
 
 def attention_weights(

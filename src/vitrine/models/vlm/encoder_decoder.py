@@ -167,11 +167,11 @@ class EncoderDecoderModel(VisionLanguageModel):
             cells_LBHK, queries_LBHN = self._cells(encoder_output, attention), self._queries(attention)
             return DecoderOutput(logits_BV, cells_LBHK, DecoderState.after(prefills), queries_LBHN)
         cache = self._library.EncoderDecoderCache(self._cache_of(state.layers), self._cache_of(state.cross_layers))
-        encoded = self._library.modeling_outputs.BaseModelOutput(last_hidden_state=state.states_BSD)
+        library_output = self._library.modeling_outputs.BaseModelOutput(last_hidden_state=state.states_BSD)
         with recording(RowRecorder(layers=self._row_layers)) as recorder:
             output = self.family.language_model(self.model)(
                 decoder_input_ids=ids_B.to(state.lengths_B.device)[:, None],
-                encoder_outputs=encoded,
+                encoder_outputs=library_output,
                 attention_mask=state.mask_BS,
                 past_key_values=cache,
                 use_cache=True,

@@ -62,8 +62,8 @@ class Family:
         image_places: positions of image tokens in a prompt, from the model's arguments; None where each is the image
             token.
         query_tokens: of a model whose image tokens are queries that read the patches (see
-            :mod:`vitrine.models.vlm.query_tokens`), how many there are; ``describe`` then says where that lies which
-            they read from. None of others.
+            :mod:`vitrine.models.vlm.query_tokens`), how many there are, from the processor and the configuration;
+            ``describe`` then says where that lies which they read from. None of others.
         query_readers: the attention modules in which they read, in order, of the library's model.
         more_files: of a repository, that its processor may need beside those that all have.
     """
@@ -80,7 +80,7 @@ class Family:
     position_ids: Callable[[Tensor], Tensor] = _text_positions
     language_model: Callable[[Any], Any] = _itself
     image_places: Callable[[Mapping[str, Tensor]], Tensor] | None = None
-    query_tokens: Callable[[Any], int] | None = None
+    query_tokens: Callable[[Any, Any], int] | None = None
     query_readers: Callable[[Any], Sequence[nn.Module]] | None = None
     more_files: tuple[str, ...] = ()
 
@@ -199,6 +199,36 @@ def _kosmos2(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
     queries."""
     layout = one_grid(size, *_whole_patches(processor, config.vision_config, size), prefix=1)
     return replace(layout, boxes_N4=np.concatenate([layout.boxes_N4, no_place(config.latent_query_num)]))
+
+
+def _idefics2(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
+    """Idefics 2 (Laurençon et al. 2024): whole patches of the picture at nearly its own size, or of its four quarters
+    and then of itself. A resampler reads those of each, and its own queries."""
+    images, patch, (width, height) = processor.image_processor, config.vision_config.patch_size, size
+    if not (images.do_resize and images.size.shortest_edge and images.size.longest_edge):
+        raise ModelError("This Idefics 2 does not resize pictures by their shortest and longest side: not known here.")
+    across, down = width // 2, height // 2
+    quarters = [(0, 0, across, down), (across, 0, width, down), (0, down, across, height), (across, down, *size)]
+    parts = [*(quarters if images.do_image_splitting else ()), (0, 0, *size)]
+    resize = _library_function(images, "get_resize_output_image_size")
+    inputs = [resize(_Shape(bottom - top, right - left), images.size) for left, top, right, bottom in parts]
+    most = [max(side) // patch for side in zip(*inputs, strict=True)]
+    boxes = []
+    for (left, top, right, bottom), (rows, columns) in zip(parts, inputs, strict=True):
+        grid = rows // patch, columns // patch
+        seen = (right - left) * patch * grid[1] / columns, (bottom - top) * patch * grid[0] / rows
+        box = float(left), float(top), left + seen[0], top + seen[1]
+        padded_RC4 = no_place(most[0] * most[1]).reshape(*most, 4)
+        padded_RC4[: grid[0], : grid[1]] = grid_boxes(box, *grid).reshape(*grid, 4)
+        boxes += [padded_RC4.reshape(-1, 4), no_place(config.perceiver_config.resampler_n_latents)]
+    if images.do_image_splitting:
+        box, grid = (0.0, 0.0, float(width), float(height)), (2 * (inputs[0][0] // patch), 2 * (inputs[0][1] // patch))
+    return TokenLayout(*size, box, *grid, np.concatenate(boxes))
+
+
+def _idefics2_queries(processor: Any, config: Any) -> int:
+    """All queries: each of the four quarters and the picture has its own."""
+    return int(config.perceiver_config.resampler_n_latents) * (5 if processor.image_processor.do_image_splitting else 1)
 
 
 def _florence2(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
@@ -418,7 +448,7 @@ def _q_former_family(name: str, prefix: str, caption_prompt: str, question_templ
         question_template=question_template,
         has_chat_template=False,
         language_model=lambda model: model.language_model,
-        query_tokens=lambda config: int(config.num_query_tokens),
+        query_tokens=lambda _, config: int(config.num_query_tokens),
         query_readers=_q_former_readers,
         more_files=tuple(f"qformer_tokenizer/{name}" for name in ("tokenizer.json", "tokenizer_config.json"))
         if prefix == "InstructBlip"
@@ -465,6 +495,15 @@ FAMILIES: Mapping[str, Family] = {
         _llava_onevision,
         template="<|im_start|>user {image}\n{prompt}<|im_end|><|im_start|>assistant\n",
     ),
+    "idefics2": Family(
+        "Idefics 2",
+        "Idefics2ForConditionalGeneration",
+        "Idefics2Processor",
+        _idefics2,
+        template="User:{image}{prompt}<end_of_utterance>\nAssistant:",
+        query_tokens=_idefics2_queries,
+        query_readers=lambda model: [layer.self_attn for layer in model.model.connector.perceiver_resampler.layers],
+    ),
     "idefics3": Family("Idefics 3", "Idefics3ForConditionalGeneration", "Idefics3Processor", _idefics3),
     "smolvlm": Family("SmolVLM", "SmolVLMForConditionalGeneration", "SmolVLMProcessor", _idefics3),
     "internvl": Family("InternVL", "InternVLForConditionalGeneration", "InternVLProcessor", _internvl),
@@ -486,7 +525,7 @@ FAMILIES: Mapping[str, Family] = {
         next_position=_after_padding,
         language_model=lambda model: model.text_model,
         image_places=lambda tensors: torch.nonzero(tensors["image_embeds_position_mask"][0])[:, 0],
-        query_tokens=lambda config: int(config.latent_query_num),
+        query_tokens=lambda _, config: int(config.latent_query_num),
         query_readers=lambda model: [model.image_to_text_projection.x_attn],
     ),
     "florence2": Family(

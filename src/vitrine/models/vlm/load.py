@@ -243,9 +243,9 @@ def _end_ids(folder: Path, config: Any, tokenizer: Tokenizer) -> list[int]:
 
 def _decoder_prefix(folder: Path, config: Any, tokenizer: Tokenizer) -> list[int]:
     """The ids that an answer begins with in a decoder of its own, before its first word."""
-    start, forced = (_setting(folder, config, name) for name in ("decoder_start_token_id", "forced_bos_token_id"))
+    start, first = (_setting(folder, config, name) for name in ("decoder_start_token_id", "forced_bos_token_id"))
     start = _setting(folder, config, "bos_token_id") if start is None else start
-    prefix = [start] if forced is None else [start, forced]
+    prefix = [start] if first is None else [start, first]
     if not all(isinstance(each, int) and tokenizer.id_to_token(each) for each in prefix):
         raise ModelError(
             f"Neither generation_config.json nor config.json in {folder} says which word piece an answer begins with: "

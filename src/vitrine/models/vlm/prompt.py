@@ -121,7 +121,9 @@ class PromptTransform:
             name: value for name, value in inputs.items() if isinstance(value, torch.Tensor) and name != "labels"
         }
         places_N, layout = self.family.places(self.config, tensors), self.geometry(*image.size)
-        expected = layout.tokens if self.family.query_tokens is None else self.family.query_tokens(self.config)
+        expected = (
+            layout.tokens if self.family.query_tokens is None else self.family.query_tokens(self.processor, self.config)
+        )
         if len(places_N) != expected:
             raise ModelError(
                 f"The processor of this {self.family.name} made {len(places_N):,} image tokens of a picture of "

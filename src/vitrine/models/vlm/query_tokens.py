@@ -4,7 +4,8 @@ BLIP-2's Q-Former and Kosmos-2's resampler have a fixed number of learnt queries
 encoder by cross-attention; the language model is given the queries in place of patches. A word's map is then a product
 of two factors: its attention to each query, and what that query read.
 
-Letters: B rows of a batch, H heads, N query tokens, P what they read from (patches, and tokens of no place), K cells.
+Letters: B parts of a picture, H heads, N query tokens, P what they read from (patches, and tokens of no place), K cells
+of the map's grid.
 """
 
 from __future__ import annotations
@@ -52,25 +53,26 @@ def query_spread(
 
     Args:
         patches: where what they read from lies.
-        matrices_by_layer: (1, H, N, P) each, every row with the sum 1.
+        matrices_by_layer: (B, H, N, P) each, every row with the sum 1. Where a picture is read in B parts, each has
+            queries of its own, which read that part alone, and the picture's are all of them, part by part.
         layers: which of them.
 
     Raises:
         ModelError: there is no such layer.
     """
-    reading_LNP = torch.stack([matrix_BHNP[0].mean(0) for _, matrix_BHNP in sorted(matrices_by_layer.items())])
-    return QuerySpread(patches.over_cells(_choose(reading_LNP, layers)))
+    reading_LBNP = torch.stack([matrix_BHNP.mean(1) for _, matrix_BHNP in sorted(matrices_by_layer.items())])
+    return QuerySpread(patches.over_cells(torch.block_diag(*_choose(reading_LBNP, layers))))
 
 
-def _choose(reading_LNP: Tensor, layers: QueryLayers) -> Tensor:
-    count = len(reading_LNP)
+def _choose(reading_LBNP: Tensor, layers: QueryLayers) -> Tensor:
+    count = len(reading_LBNP)
     if layers == "mean":
-        return reading_LNP.mean(0)
+        return reading_LBNP.mean(0)
     first, last = (layers, layers) if isinstance(layers, int) else layers
     if not (-count <= first <= last < count and (first >= 0 or isinstance(layers, int))):
-        asked = layers if isinstance(layers, int) else f"{first} to {last}"
+        wish = layers if isinstance(layers, int) else f"{first} to {last}"
         raise ModelError(
-            f"There is no layer {asked} in which this model's query tokens read the picture: expected 0 to "
+            f"There is no layer {wish} in which this model's query tokens read the picture: expected 0 to "
             f"{count - 1}, -1 for the last, or mean."
         )
-    return reading_LNP[first % count : last % count + 1].mean(0)
+    return reading_LBNP[first % count : last % count + 1].mean(0)
