@@ -189,9 +189,33 @@ def _q_former(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout
     return one_grid(size, *_whole_patches(processor, config.vision_config, size), prefix=1)
 
 
+def _language_model(model: Any) -> Any:
+    return model.language_model
+
+
+def _q_former_queries(_processor: Any, config: Any) -> int:
+    return int(config.num_query_tokens)
+
+
 def _q_former_readers(model: Any) -> Sequence[nn.Module]:
     """The attention modules of the layers that have cross-attention."""
     return [layer.crossattention.attention for layer in model.qformer.encoder.layer if layer.has_cross_attention]
+
+
+def _text_model(model: Any) -> Any:
+    return model.text_model
+
+
+def _kosmos2_places(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.nonzero(tensors["image_embeds_position_mask"][0])[:, 0]
+
+
+def _kosmos2_queries(_processor: Any, config: Any) -> int:
+    return int(config.latent_query_num)
+
+
+def _kosmos2_readers(model: Any) -> Sequence[nn.Module]:
+    return [model.image_to_text_projection.x_attn]
 
 
 def _kosmos2(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
@@ -216,14 +240,18 @@ def _idefics2(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout
     boxes = []
     for (left, top, right, bottom), (rows, columns) in zip(parts, inputs, strict=True):
         grid = rows // patch, columns // patch
-        seen = (right - left) * patch * grid[1] / columns, (bottom - top) * patch * grid[0] / rows
-        box = float(left), float(top), left + seen[0], top + seen[1]
+        extent = (right - left) * patch * grid[1] / columns, (bottom - top) * patch * grid[0] / rows
+        box = float(left), float(top), left + extent[0], top + extent[1]
         padded_RC4 = no_place(most[0] * most[1]).reshape(*most, 4)
         padded_RC4[: grid[0], : grid[1]] = grid_boxes(box, *grid).reshape(*grid, 4)
         boxes += [padded_RC4.reshape(-1, 4), no_place(config.perceiver_config.resampler_n_latents)]
     if images.do_image_splitting:
         box, grid = (0.0, 0.0, float(width), float(height)), (2 * (inputs[0][0] // patch), 2 * (inputs[0][1] // patch))
     return TokenLayout(*size, box, *grid, np.concatenate(boxes))
+
+
+def _idefics2_readers(model: Any) -> Sequence[nn.Module]:
+    return [layer.self_attn for layer in model.model.connector.perceiver_resampler.layers]
 
 
 def _idefics2_queries(processor: Any, config: Any) -> int:
@@ -447,8 +475,8 @@ def _q_former_family(name: str, prefix: str, caption_prompt: str, question_templ
         template="{prompt}",
         question_template=question_template,
         has_chat_template=False,
-        language_model=lambda model: model.language_model,
-        query_tokens=lambda _, config: int(config.num_query_tokens),
+        language_model=_language_model,
+        query_tokens=_q_former_queries,
         query_readers=_q_former_readers,
         more_files=tuple(f"qformer_tokenizer/{name}" for name in ("tokenizer.json", "tokenizer_config.json"))
         if prefix == "InstructBlip"
@@ -502,7 +530,7 @@ FAMILIES: Mapping[str, Family] = {
         _idefics2,
         template="User:{image}{prompt}<end_of_utterance>\nAssistant:",
         query_tokens=_idefics2_queries,
-        query_readers=lambda model: [layer.self_attn for layer in model.model.connector.perceiver_resampler.layers],
+        query_readers=_idefics2_readers,
     ),
     "idefics3": Family("Idefics 3", "Idefics3ForConditionalGeneration", "Idefics3Processor", _idefics3),
     "smolvlm": Family("SmolVLM", "SmolVLMForConditionalGeneration", "SmolVLMProcessor", _idefics3),
@@ -523,10 +551,10 @@ FAMILIES: Mapping[str, Family] = {
         question_template="Question: {prompt} Answer:",
         has_chat_template=False,
         next_position=_after_padding,
-        language_model=lambda model: model.text_model,
-        image_places=lambda tensors: torch.nonzero(tensors["image_embeds_position_mask"][0])[:, 0],
-        query_tokens=lambda _, config: int(config.latent_query_num),
-        query_readers=lambda model: [model.image_to_text_projection.x_attn],
+        language_model=_text_model,
+        image_places=_kosmos2_places,
+        query_tokens=_kosmos2_queries,
+        query_readers=_kosmos2_readers,
     ),
     "florence2": Family(
         "Florence-2",
