@@ -177,6 +177,11 @@ class DecodedCaption:
         return self.end_log_probability is not None
 
     @property
+    def length_note(self) -> str:
+        """That it was cut for its length, for a person; empty where it ended by itself."""
+        return "" if self.has_end else f"Cut for its length, after {count_of(len(self.ids), 'word piece')}."
+
+    @property
     def log_probability(self) -> float:
         """Of the whole caption; its end is part of it where it has one."""
         return sum(self.log_probabilities) + (self.end_log_probability or 0.0)

@@ -98,6 +98,11 @@ class Caption:
         return self._sample.name
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences below the figure: what was asked, whether it was cut for its length, and on attention sinks."""
+        return self._word_maps.picture.notes
+
+    @property
     def caption(self) -> str:
         """The text, as :class:`~vitrine.caption.run.CaptionRecord` calls it."""
         return self.text

@@ -405,8 +405,7 @@ def prepare_word_maps(
 
 def _figure_notes(picture: CaptionedPicture, captioner: Captioner, of_sinks: str) -> tuple[str, ...]:
     question = "" if captioner.question is None else f"Asked: {captioner.question}"
-    cut = "" if picture.caption.has_end else "The caption was cut for its length."
-    return tuple(filter(None, (question, cut, of_sinks)))
+    return tuple(filter(None, (question, picture.caption.length_note, of_sinks)))
 
 
 @dataclass(frozen=True)

@@ -269,3 +269,5 @@ def ask(
         return
     show.answer(answer.text)
     show.say(f"A map for each of its {count_of(len(answer.words), 'word')}: {out}.")
+    for note in answer.notes[1:]:  # the first is the question
+        show.say(note)

@@ -31,7 +31,6 @@ from vitrine.models.captioner.model import EncoderOutput
 from vitrine.models.precision import autocast
 from vitrine.models.vlm.prompt import PromptTransform
 from vitrine.plotting.colormap import Scale, shared_scale
-from vitrine.results import count_of
 from vitrine.serve.errors import ApiError
 from vitrine.serve.galleries import NO_PICTURES, Gallery
 from vitrine.serve.model import Encoding, ServedModel, output_folder
@@ -305,9 +304,8 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
 
     def _notes(self, caption: DecodedCaption, words: Sequence[CaptionWord]) -> list[str]:
         """That the caption was cut, and which places draw attention whatever the word is."""
-        cut = "" if caption.has_end else f"Cut for its length, after {count_of(len(caption.ids), 'word piece')}."
         sinks = find_sinks(words).sentence(is_masked=False) if self.question is not None and words else ""
-        return [note for note in (cut, sinks) if note]
+        return [note for note in (caption.length_note, sinks) if note]
 
     def _beam(self, caption: DecodedCaption) -> BeamCaption:
         text = self.model.vocabulary.decode(caption.ids)
