@@ -1,7 +1,7 @@
 """Train a small vision-language model on generated scenes with their true captions, so that grounding can be measured.
 
-    python tools/train_scenes_vlm.py -o scenes-vlm --steps 1400
-    vitrine evaluate scenes-vlm "scenes:base?test=200" --grounding -o scores/
+    python tools/train_scenes_vlm.py -o scenes-vlm
+    vitrine evaluate scenes-vlm "scenes:base?test=60" --grounding -o scores/
 
 The model is a LLaVA as transformers saves it, with its processor. Its vision encoder is SigLIP's, begun from the first
 blocks of vitrine/scenes-tiny without the class token; its language model is a Llama of width 128 that begins at random.
@@ -255,7 +255,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after so many; the same command goes on")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures, each with three captions")
     parser.add_argument("--learning-rate", type=float, default=4e-3)

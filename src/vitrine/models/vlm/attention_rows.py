@@ -102,9 +102,12 @@ class RowRecorder:
         if layer is None:
             return None
         queries = call.query_BHQE.shape[2]
+        if queries == 1 and self.queries_Q is None:
+            self.rows_by_layer[layer] = call.weights()
+            return call.output(self.rows_by_layer[layer])
         newest_Q = torch.tensor([queries - 1], device=call.query_BHQE.device)
         self.rows_by_layer[layer] = call.weights(newest_Q if self.queries_Q is None else self.queries_Q)
-        return call.output(self.rows_by_layer[layer]) if queries == 1 else None
+        return None
 
     def attention_to(self, places_BN: Tensor, positions: int) -> Tensor:
         """The attention to some positions, of all layers: (L, B, H, Q, N).
