@@ -131,6 +131,48 @@ def test_legrad_of_a_pool_takes_the_pools_own_attention(inputs) -> None:
     torch.testing.assert_close(legrad(module, inputs, TARGETS).scores_BRC.flatten(1), expected, rtol=1e-3, atol=1e-6)
 
 
+# What the authors' own code gives for the model and the pictures of `sines`, to the digits that are written.
+# LeWrapper.compute_legrad_clip of WalBouss/LeGrad, commit a9edb03, fed with this model's tokens, attention, norm and head;
+# it takes the first token for a class token and leaves it out, and stretches each map to 0 to 1.
+LEGRAD_OF_THE_AUTHORS = [
+    [0.61957, 1.0, 0.14191, 0.91472, 0.70605, 0.00967, 0.05359, 0.0, 0.93434],
+    [0.9226, 0.53065, 0.76968, 0.49538, 1.0, 0.0, 0.89198, 0.00563, 0.47408],
+]
+# layer_norm_forward, non_linear_forward and wrap_attention_forward of lxt 2.1 (rachtibat/LRP-eXplains-Transformers) in
+# place of the model's norms, GELUs and attention; input times gradient, summed over patches.
+ATTNLRP_OF_THE_AUTHORS = [
+    [0.391214, 0.314261, 0.218345, -0.253217, -0.398079, -0.261267, -0.184771, 0.190399, 0.0780052, 0.203144],
+    [-0.176104, -0.156817, 0.123495, 0.0828365, -0.0916049, -0.0573646, -0.146813, 0.295053, -0.373951, 0.244551],
+]
+
+
+def sines() -> tuple[nn.Module, torch.Tensor]:
+    """A model that reads the mean of 2 × 5 patches, and two pictures, made of sines alone: the same everywhere."""
+    module = timm.models.vision_transformer.VisionTransformer(
+        img_size=(32, 80), patch_size=16, embed_dim=24, depth=2, num_heads=2, num_classes=3, class_token=False,
+        global_pool="avg", fc_norm=True,
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for number, (name, parameter) in enumerate(module.named_parameters()):
+            n = torch.arange(parameter.numel(), dtype=torch.float64)
+            if "norm" not in name:
+                parameter.copy_((0.35 * torch.sin(1.7 * n + number + 0.01 * n * n)).reshape(parameter.shape))
+    n = torch.arange(2 * 3 * 32 * 80, dtype=torch.float64)
+    pixels = torch.sin(n * 0.37).float() + torch.cos(n**1.5 * 1e-3).float()
+    return module, pixels.reshape(2, 3, 32, 80)
+
+
+def test_legrad_and_attnlrp_equal_their_authors_code() -> None:
+    module, pixels = sines()
+    targets = torch.tensor([2, 0])
+    ours = legrad(module, pixels, targets).scores_BRC.flatten(1)[:, 1:]
+    low, high = ours.amin(1, keepdim=True), ours.amax(1, keepdim=True)
+    expected = torch.tensor(LEGRAD_OF_THE_AUTHORS)
+    torch.testing.assert_close((ours - low) / (high - low), expected, rtol=0, atol=2e-5)
+    ours = attnlrp(module, pixels, targets).scores_BRC.flatten(1)
+    torch.testing.assert_close(ours, torch.tensor(ATTNLRP_OF_THE_AUTHORS), rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize(("layer", "scale"), [(-1, None), (0, 0.3)], ids=["last", "first, scaled"])
 def test_value_norm_is_the_length_of_what_is_added(layer: int, scale: float | None, inputs) -> None:
     module = build(init_values=scale)

@@ -26,7 +26,8 @@ def legrad(
 
     z_l is the class's logit as the model's own norm and head give it for the tokens that leave layer l, and A_l that
     layer's attention; what is averaged are the columns of the patches. Where an attention pool reads the tokens, A_l
-    are the weights with which it reads those of layer l. The paper's maps are besides stretched to their own range,
+    are the weights with which it reads those of layer l. The authors' code for CLIP, whose head reads the class token,
+    gives norm and head the mean of all tokens instead. The paper's maps are besides stretched to their own range,
     which is left to figures; its code starts at the last layers but one for the largest CLIP, and takes all layers in
     the formula, as here. Source: W. Bousselham, A. Boggust, S. Chaybouti, H. Strobelt, H. Kuehne (2024),
     arXiv:2404.03214, equations 4 to 8 and, for the pool, 10.
