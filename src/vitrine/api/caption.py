@@ -59,6 +59,7 @@ def caption(
     replace: bool = False,
     batch_size: int = 8,
     precision: str = "fp32",
+    device: str | None = None,
     engine: str = "local",
     ray_address: str | None = None,
     workers: int | None = None,
@@ -108,6 +109,7 @@ def caption(
         replace: remove the figures that another call left in ``out``; without it they are an error.
         batch_size: pictures at a time.
         precision: fp32, or bf16, which computes the image side in bf16; a model that is open keeps its own.
+        device: cpu, cuda, cuda:1 or mps, where a reference is opened; None takes a GPU where there is one.
         engine: local, or ray: several processes, on this machine or a cluster, part by part.
         ray_address: of the engine ray: a cluster; None is this machine.
         workers: of the engine ray: processes with a model each.
@@ -126,12 +128,15 @@ def caption(
         >>> len(result.captions)
         1
     """
+    from vitrine.models.precision import on_device
+
     require_choices(join, format, precision, heads)
     if sample and beams > 1:
         raise UsageError("--sample and --beams do not go together: give one of them.")
     require_out(out, format=format != "png", replace=replace, csv_safe=csv_safe)
     bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
     require_local(resume, bulk)
+    _require_reference(device, model, bulk)
     require_counts(batch_size=batch_size, limit=limit, workers=workers, part_size=part_size)
     settings = _settings(
         beams=beams,
@@ -155,7 +160,7 @@ def caption(
         without_sinks=mask_sinks,
         prompt_maps=prompt_maps,
     )
-    with quiet_messages(quiet), csv_cells(csv_safe):
+    with quiet_messages(quiet), csv_cells(csv_safe), on_device(device):
         if bulk is not None:
             job = (text_for_ray(model), arch, optional_path(vocab), batch_size)
             return _caption_in_bulk(job, images, out, settings, bulk, limit, replace)
@@ -185,6 +190,7 @@ def ask(
     query_layers: int | str = "mean",
     join: str = "mean",
     precision: str = "fp32",
+    device: str | None = None,
     quiet: bool = False,
 ) -> Caption:
     """Ask a vision-language model about one picture; its answer has an attention map for every word.
@@ -207,6 +213,7 @@ def ask(
         query_layers: as of :func:`vitrine.caption`.
         join: how the maps of a word's pieces become one: mean, first or max.
         precision: fp32, or bf16, which computes all of it in bf16; a model that is open keeps its own.
+        device: as of :func:`vitrine.caption`.
         quiet: say nothing.
 
     Raises:
@@ -222,12 +229,14 @@ def ask(
     from vitrine.api.captioner import CaptionerModel
     from vitrine.api.load import load
     from vitrine.caption.layer_grounding import map_options
+    from vitrine.models.precision import on_device
 
     require_choices(join, "png", precision, heads)
     figure = optional_path(out)
     if figure is not None and figure.suffix not in (".png", ".svg"):
         raise UsageError(f"{figure} cannot be written: a figure ends in .png or .svg.")
-    with quiet_messages(quiet):
+    _require_reference(device, model, None)
+    with quiet_messages(quiet), on_device(device):
         captioner = load(model) if not isinstance(model, str | os.PathLike) else load(model, precision=precision)
         if not isinstance(captioner, CaptionerModel):
             raise UsageError(f"{captioner.reference} is a classifier, which answers no questions: use vitrine.predict.")
@@ -247,6 +256,14 @@ def ask(
             figure.parent.mkdir(parents=True, exist_ok=True)
             answer.save(figure)
         return answer
+
+
+def _require_reference(device: str | None, model: Any, bulk: BulkSettings | None) -> None:
+    """Refuse a device of a model that is open already, or of workers, which choose their own."""
+    if device is not None and not isinstance(model, str | os.PathLike):
+        raise UsageError(f"device={device!r} is chosen when a model is opened, and this one is open already.")
+    if device is not None and bulk is not None:
+        raise UsageError("--device and --engine ray do not go together: each worker takes what it is given.")
 
 
 def _settings(**fields: Any) -> CaptionSettings:

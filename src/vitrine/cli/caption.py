@@ -74,6 +74,10 @@ QueryLayersOption = Annotated[
         "picture that are looked at, as --layer.",
     ),
 ]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(metavar="cpu|cuda|cuda:N|mps", help="Where the model runs; default: a GPU where there is one."),
+]
 JoinOption = Annotated[str, typer.Option(metavar="mean|first|max", help="How the maps of a word's pieces become one.")]
 
 
@@ -144,6 +148,7 @@ def caption(
             "bf16; vision-language models: all of it in bf16); words may change.",
         ),
     ] = "fp32",
+    device: DeviceOption = None,
     replace: ReplaceOption = False,
     engine: EngineOption = "local",
     ray_address: AddressOption = None,
@@ -188,6 +193,7 @@ def caption(
             replace=replace,
             batch_size=batch_size,
             precision=precision,
+            device=device,
             engine=engine,
             ray_address=ray_address,
             workers=workers,
@@ -242,6 +248,7 @@ def ask(
     precision: Annotated[
         str, typer.Option(metavar="fp32|bf16", help="bf16 computes all of it in bf16; words may change.")
     ] = "fp32",
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a vision-language model about one picture; its answer's figure has an attention map for every word."""
@@ -263,6 +270,7 @@ def ask(
         query_layers=query_layers,
         join=join,
         precision=precision,
+        device=device,
     )
     if as_json:
         show.json(answer)

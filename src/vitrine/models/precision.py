@@ -31,13 +31,48 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
+from vitrine.errors import UsageError
+
 # ViT-Ti's. Training steps are 1.8 times as fast in bf16 from here to 768 (benchmarks/train.py --widths, AVX512-BF16);
 # smaller models, which gain as much at 128, train in minutes and keep their float32.
 _MIN_BF16_WIDTH = 192
 
 
+_named_device: ContextVar[torch.device | None] = ContextVar("named_device", default=None)
+
+
+@contextmanager
+def on_device(name: str | None) -> Iterator[None]:
+    """Within the block, models are opened on the device of this name; None leaves the choice to
+    :func:`default_device`.
+
+    Args:
+        name: cpu, cuda, cuda:1 and so on, or mps.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    token = _named_device.set(None if name is None else _device_of(name))
+    try:
+        yield
+    finally:
+        _named_device.reset(token)
+
+
+def _device_of(name: str) -> torch.device:
+    names = ["cpu", *(["mps"] if torch.backends.mps.is_available() else [])]
+    if torch.cuda.is_available():
+        names += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if name not in names:
+        raise UsageError(f"--device {name} cannot be used: this machine has {', '.join(names)}.")
+    return torch.device(name)
+
+
 def default_device() -> torch.device:
-    """CUDA, else MPS, else the CPU."""
+    """The one that :func:`on_device` names; else CUDA, else MPS, else the CPU."""
+    named_device = _named_device.get()
+    if named_device is not None:
+        return named_device
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
