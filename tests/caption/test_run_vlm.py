@@ -107,10 +107,17 @@ def test_in_python(model: Path, pictures: Path) -> None:
         opened.ask(pictures / "girl.png", "  ")
 
 
+CONFIG_FAULTS = {
+    "unknown": {"model_type": "mllama", "architectures": ["MllamaForConditionalGeneration"]},
+    "few bits": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+    "no image token": {"image_token_id": 9999, "image_token_index": 9999},
+}
+
+
 def break_folder(folder: Path, fault: str) -> None:
     """Do to a copy of the model's folder what people do."""
-    if fault == "unknown":
-        edit_json(folder / "config.json", model_type="mllama", architectures=["MllamaForConditionalGeneration"])
+    if fault in CONFIG_FAULTS:
+        edit_json(folder / "config.json", **CONFIG_FAULTS[fault])
     elif fault == "no processor":
         (folder / "processor_config.json").unlink()
     elif fault == "no pieces":
@@ -146,6 +153,8 @@ def break_folder(folder: Path, fault: str) -> None:
         ("other size", ("cannot read what its processor made", "24")),
         ("damaged", ("model.safetensors",)),
         ("other weights", ("does not fit LlavaForConditionalGeneration", "missing")),
+        ("few bits", ("weights in a few bits", "bitsandbytes", "--precision bf16")),
+        ("no image token", ("has no piece 9,999", "the image token")),
         ("no room", ("cannot be used", "16 image tokens", "the model has 30")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -96,6 +96,7 @@ def open_vision_language_model(reference: str, dtype: torch.dtype = torch.float3
     library = transformers_library()
     folder, config = _config(reference)
     family = _family(folder, config)
+    _refuse_quantization(folder, config)
     weights, folder = _files(reference, folder, family)
     model = _load_model(library, family, config, folder, weights, dtype)
     processor = _load_processor(library, family, folder)
@@ -140,6 +141,17 @@ def _family(folder: Path, config: Mapping[str, Any]) -> Family:
         f"{folder / 'config.json'} is of a model of the type {kind!r}, and what its image tokens see is not known here "
         f"({', '.join(filter(None, facts))}).\nExpected one of these types: {', '.join(FAMILIES)}."
     )
+
+
+def _refuse_quantization(folder: Path, config: Mapping[str, Any]) -> None:
+    """Weights in a few bits have tensors of other names and shapes than the model's."""
+    settings = config.get("quantization_config")
+    if settings:
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        raise ModelError(
+            f"{folder / 'config.json'} is of weights in a few bits (quantization_config: {method or 'of no method'}), "
+            "which are not taken.\nGive the model's weights in float32, float16 or bfloat16, and --precision bf16."
+        )
 
 
 def _files(reference: str, folder: Path, family: Family) -> tuple[WeightsFile, Path]:
