@@ -107,6 +107,20 @@ def _aya_vision() -> tuple[Any, Any]:
     return transformers.AyaVisionForConditionalGeneration(config), processor
 
 
+def _cohere2_vision() -> tuple[Any, Any]:
+    words = tokenizer(boi_token="<boi>", eoi_token="<eoi>", img_line_break_token="<line>")
+    words.image_token_id = IMAGE
+    images = transformers.Cohere2VisionImageProcessor(size=SQUARE, max_patches=6, patch_size=2)
+    text = {"model_type": "cohere2", **_TEXT, "vocab_size": len(words), "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention"], "logit_scale": 1.0}  # fmt: skip
+    config = transformers.Cohere2VisionConfig(
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_VISION}, text_config=text,
+        image_token_id=IMAGE, downsample_factor=2, alignment_intermediate_size=32,
+    )  # fmt: skip
+    processor = transformers.Cohere2VisionProcessor(images, words, chat_template=CHAT)
+    return transformers.Cohere2VisionForConditionalGeneration(config), processor
+
+
 def _paligemma(kind: str) -> tuple[Any, Any]:
     words = tokenizer()
     images = transformers.SiglipImageProcessor(size=SQUARE)
@@ -367,6 +381,7 @@ def tiny_vlm(kind: str) -> tuple[Any, Any]:
         "idefics2": lambda: _idefics2(True),
         "idefics2-whole": lambda: _idefics2(False),
         "vipllava": _vipllava,
+        "cohere2_vision": _cohere2_vision,
         "aya_vision": _aya_vision,
         "kosmos2": _kosmos2,
         "florence2": _florence2,

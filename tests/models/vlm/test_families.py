@@ -28,7 +28,7 @@ KINDS = {"llava-full": "llava", "llava-siglip": "llava"} | {
         "qwen2_5_vl", "qwen3_vl",
     )
 } | {"blip2": "blip-2", "kosmos2": "kosmos-2", "florence2": "florence2"} | {
-    kind: kind for kind in ("smolvlm", "vipllava", "aya_vision", "idefics2")
+    kind: kind for kind in ("smolvlm", "vipllava", "aya_vision", "cohere2_vision", "idefics2")
 } | {"idefics2-whole": "idefics2"}  # fmt: skip
 SIZES = ((96, 96), (150, 101), (61, 140), (90, 31))
 """Of photographs, pixels: square, broad, tall, and flat; sides that no patch divides, and borders of a canvas."""

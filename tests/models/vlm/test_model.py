@@ -24,8 +24,13 @@ KINDS = (
     "llava", "llava-full", "paligemma", "paligemma2", "gemma3", "llava_next", "llava_onevision", "idefics3", "internvl",
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "blip2", "blip2-t5", "instructblip", "instructblip-t5",
     "kosmos2", "florence2", "smolvlm", "vipllava", "aya_vision", "idefics2",
+    "cohere2_vision",
 )  # fmt: skip
-RELATIVE = tuple(kind for kind in KINDS if kind not in ("blip2", "instructblip", "smolvlm", "vipllava", "aya_vision"))
+RELATIVE = tuple(
+    kind
+    for kind in KINDS
+    if kind not in ("blip2", "instructblip", "smolvlm", "vipllava", "aya_vision", "cohere2_vision")
+)
 SIZES = ((50, 41), (33, 64))
 STEPS = 7
 

@@ -65,6 +65,7 @@ class Family:
             :mod:`vitrine.models.vlm.query_tokens`), how many there are, from the processor and the configuration;
             ``describe`` then says where that lies which they read from. None of others.
         query_readers: the attention modules in which they read, in order, of the library's model.
+        image_sign: the processor's name of what stands for a picture in a prompt's text.
         more_files: of a repository, that its processor may need beside those that all have.
     """
 
@@ -82,6 +83,7 @@ class Family:
     image_places: Callable[[Mapping[str, Tensor]], Tensor] | None = None
     query_tokens: Callable[[Any, Any], int] | None = None
     query_readers: Callable[[Any], Sequence[nn.Module]] | None = None
+    image_sign: str = "image_token"
     more_files: tuple[str, ...] = ()
 
     def places(self, config: Any, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -330,6 +332,13 @@ def _aya_vision(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayo
     return _tiles_and_thumbnail(processor, size, _patches_of_side(config.vision_config) // config.downsample_factor)
 
 
+def _cohere2_vision(processor: Any, config: Any, size: tuple[int, int]) -> TokenLayout:
+    """Command A Vision (Cohere 2025): as Aya Vision; each tile's tokens are followed by a word piece that is none."""
+    if config.vision_config.model_type != "siglip_vision_model":
+        raise ModelError("This Command A Vision has no SigLIP's vision encoder, which is not known here.")
+    return _tiles_and_thumbnail(processor, size, _patches_of_side(config.vision_config) // config.downsample_factor)
+
+
 def _patches_of_side(vision: Any) -> int:
     return as_pair(vision.image_size)[0] // as_pair(vision.patch_size)[0]
 
@@ -536,10 +545,13 @@ FAMILIES: Mapping[str, Family] = {
     "smolvlm": Family("SmolVLM", "SmolVLMForConditionalGeneration", "SmolVLMProcessor", _idefics3),
     "internvl": Family("InternVL", "InternVLForConditionalGeneration", "InternVLProcessor", _internvl),
     "aya_vision": Family("Aya Vision", "AyaVisionForConditionalGeneration", "AyaVisionProcessor", _aya_vision),
+    "cohere2_vision": Family(
+        "Command A Vision", "Cohere2VisionForConditionalGeneration", "Cohere2VisionProcessor", _cohere2_vision
+    ),
     "qwen2_vl": _qwen_family("Qwen2-VL", "Qwen2VL", "Qwen2VLProcessor"),
     "qwen2_5_vl": _qwen_family("Qwen2.5-VL", "Qwen2_5_VL", "Qwen2_5_VLProcessor"),
     "qwen3_vl": _qwen_family("Qwen3-VL", "Qwen3VL", "Qwen3VLProcessor"),
-    "gemma3": Family("Gemma 3", "Gemma3ForConditionalGeneration", "Gemma3Processor", _gemma3),
+    "gemma3": Family("Gemma 3", "Gemma3ForConditionalGeneration", "Gemma3Processor", _gemma3, image_sign="boi_token"),
     "blip-2": _q_former_family("BLIP-2", "Blip2", "a photo of", "Question: {prompt} Answer:"),
     "kosmos-2": Family(
         "Kosmos-2",
@@ -553,6 +565,7 @@ FAMILIES: Mapping[str, Family] = {
         next_position=_after_padding,
         language_model=_text_model,
         image_places=_kosmos2_places,
+        image_sign="boi_token",
         query_tokens=_kosmos2_queries,
         query_readers=_kosmos2_readers,
     ),

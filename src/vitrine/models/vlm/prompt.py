@@ -86,8 +86,9 @@ class PromptTransform:
     @property
     def image_signs(self) -> tuple[str, ...]:
         """What stands for a picture or for one of its tokens."""
-        signs = (getattr(self.processor, name, None) for name in ("boi_token", "image_token", "img_patch_token"))
-        return tuple(str(sign) for sign in signs if sign)
+        names = (self.family.image_sign, "boi_token", "image_token", "img_patch_token")
+        signs = (getattr(self.processor, name, None) for name in names)
+        return tuple(dict.fromkeys(str(sign) for sign in signs if sign))
 
     @property
     def mean_colour(self) -> tuple[int, int, int]:
