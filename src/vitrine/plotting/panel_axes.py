@@ -89,11 +89,11 @@ class PanelAxes(Axes):
 class _PixelPicture(AxesImage):
     """A picture that is copied where its axes have its own number of pixels, else resampled."""
 
-    def make_image(self, renderer: Any, magnification: float = 1.0, **settings: Any) -> Any:
+    def make_image(self, renderer: Any, magnification: float = 1.0, *rest: Any, **settings: Any) -> Any:
         levels, box = np.asarray(self.get_array()), self.axes.get_window_extent()
         whole = self.axes.whole_pixels() if isinstance(self.axes, PanelAxes) else None
         if magnification != 1 or whole != levels.shape[:2]:
-            return super().make_image(renderer, magnification, **settings)
+            return super().make_image(renderer, magnification, *rest, **settings)
         rgba = np.full((*levels.shape[:2], 4), 255, np.uint8)
         rgba[..., :3] = levels[::-1]  # renderers count rows from below
         return rgba, round(box.x0), round(box.y0), IdentityTransform()
