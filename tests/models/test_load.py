@@ -271,6 +271,27 @@ def test_a_run_is_opened_as_it_was_saved(small_run: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        (VIT, {}),
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("vit_tiny_patch16_224", {"reg_tokens": 4, "init_values": 0.1, "qk_norm": True}),
+    ],
+)
+def test_a_whole_file_is_loaded_without_a_random_number(name: str, changes: dict[str, object], tmp_path: Path) -> None:
+    state = micro_weights(tmp_path / "w.safetensors", name, **changes)
+    generator = torch.get_rng_state()
+    args = {**MICRO, **changes}
+    module = load_model(name, pretrained=str(tmp_path / "w.safetensors"), model_args=args).module
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert state.keys() == module.state_dict().keys() == dict(module.named_parameters()).keys()
+    assert all(torch.equal(state[name], value) for name, value in module.named_parameters())
+    new = load_model(name, pretrained=str(tmp_path / "w.safetensors"), num_classes=9, model_args=args).module
+    assert not torch.equal(torch.get_rng_state(), generator)  # a new head begins as timm begins it
+    assert all(value.isfinite().all() for value in new.parameters())
+
+
 def test_loading_leaves_torch_as_it_was(tmp_path: Path) -> None:
     before = nn.Module.load_state_dict
     micro_weights(tmp_path / "w.pth", depth=3)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import timm
+import torch
 from support.models import MICRO
+from torch import nn
 
 from vitrine.errors import ModelError
 from vitrine.models.load import load_model
 from vitrine.models.reference import resolve_reference
-from vitrine.models.timm_model import create_timm_model
+from vitrine.models.timm_model import NoRandomValues, create_timm_model
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,23 @@ def test_what_would_not_end_is_refused_at_once(arguments: dict[str, object], sai
     with pytest.raises(ModelError, match=said):
         load_model(resolve_reference("vit_tiny_patch16_224"), pretrained=False, model_args={**MICRO, **arguments})
     assert time.monotonic() - start < 5
+
+
+def test_only_random_numbers_are_left_out_and_only_within_the_block() -> None:
+    def tensor() -> torch.Tensor:
+        return torch.full((4,), 7.0)
+
+    with NoRandomValues():
+        draws: Any = (torch.Tensor.uniform_, torch.Tensor.normal_, nn.init.uniform_, nn.init.normal_)
+        draws += (nn.init.kaiming_uniform_, nn.init.kaiming_normal_, nn.init.xavier_uniform_, nn.init.xavier_normal_)
+        for draw in draws:
+            x = torch.full((2, 2), 0.5)
+            assert draw(x) is x and torch.equal(x, torch.full((2, 2), 0.5)), draw
+        assert nn.Linear(2, 3).weight.shape == (3, 2)
+        assert torch.equal(tensor().zero_(), torch.zeros(4))
+        assert torch.equal(nn.init.constant_(tensor(), 3), torch.full((4,), 3.0))
+        assert torch.equal(torch.linspace(0, 3, 4), torch.arange(4.0))
+    assert not torch.equal(tensor().uniform_(), tensor())
 
 
 def test_models_of_today_are_far_below_the_limits() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from typing import Any, NoReturn
@@ -30,11 +29,10 @@ def _main() -> NoReturn:
     from vitrine.cli import show
     from vitrine.cli.app import app
     from vitrine.errors import LostProcessError, VitrineError, environment_mismatch
+    from vitrine.io.garbage_collection import collect_seldom
     from vitrine.printable import printable_line
 
-    # A million objects of the libraries live as long as the process: looking through them at every 700th new one takes
-    # a tenth of the time of a short verb.
-    gc.set_threshold(200_000, 20, 100)
+    collect_seldom()
     show.accept_any_text()
     _require_one_process()
     try:

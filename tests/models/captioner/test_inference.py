@@ -152,9 +152,9 @@ def test_packed_bottlenecks_are_timm_s(way: str, stage: str, size: tuple[int, in
         assert torch.equal(x, kept)
         assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
         x = torch.randn(1, x.shape[1], size[1], size[0])  # copies were laid out for another size
-    assert list(blocks.state_dict()) == names
     if way == "packed" and CAN_PACK:
         assert all(each._packed_weight is not None for each in blocks.modules() if isinstance(each, PackedConvolution))
+    assert list(blocks.state_dict()) == names  # whose weights are put back for it
 
 
 @pytest.mark.parametrize(
@@ -241,3 +241,35 @@ def test_only_a_captioner_that_was_not_rounded_is_under_autocast(rounded: bool, 
     (part,) = caption_batches(opened, samples, decode)
     assert len(part.pictures[0].caption.ids) > 0
     assert decode.heard == [autocast]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (7, 1)], ids=["1x1", "3x3 dilated", "7x7"])
+def test_packed_weights_of_a_convolution_are_there_once_and_come_back_bit_for_bit(
+    size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    if not can_pack(dtype):
+        pytest.skip(f"torch has no oneDNN for {dtype} here")
+    torch.manual_seed(6)
+    side, dilation = size
+    convolution = nn.Conv2d(24, 40, side, padding=side // 2 * dilation, dilation=dilation).to(dtype)
+    convolution = convolution.to(memory_format=torch.channels_last)
+    weight, x = convolution.weight.detach().clone(), torch.randn(2, 24, 9, 11).to(dtype)
+    layer = PackedConvolution(convolution)
+
+    def packs() -> bool:
+        with torch.inference_mode():
+            layer(x)
+        return layer.weight.numel() == 0
+
+    assert packs()
+    assert torch.equal(layer.state_dict()["weight"], weight)
+    assert packs()
+    assert torch.equal(copy.deepcopy(layer).weight, weight)
+    assert packs()
+    with torch.enable_grad():
+        layer(x).float().sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.shape == weight.shape
+    assert torch.equal(layer.weight, weight)
+    assert packs()
+    assert torch.equal(layer.double().weight, weight.double())

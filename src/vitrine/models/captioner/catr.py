@@ -88,11 +88,10 @@ def load_catr(
     path = Path(path).expanduser()
     if not path.is_file():
         raise ModelError(f"The weights file {path} does not exist.\n{_EXPECTED}")
-    tensors = _read_tensors(path)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         model = CaptionModel(catr_config(padding), vocabulary=vocabulary)
-    weights = _rename_and_check(model.state_dict(), tensors, path)
-    model.load_state_dict(weights, assign=True)
+    # Only the model holds the weights from here on: what preparing replaces is freed one by one.
+    model.load_state_dict(_rename_and_check(model.state_dict(), _read_tensors(path), path), assign=True)
     return prepare_for_prediction(model) if ready else model.eval()
 
 

@@ -85,7 +85,12 @@ class PackedLinear(_Packed, nn.Linear):
 
 
 class PackedConvolution(_Packed, nn.Conv2d):
-    """A convolution that is fused with the operations after it, a sum and a ReLU."""
+    """A convolution that is fused with the operations after it, a sum and a ReLU.
+
+    Once packed, the weights are held in oneDNN's order alone and ``weight`` is empty, since a second copy would be half
+    of what a ResNet takes. Whatever needs them as they were (gradients, autocast, a move, a state dict, a copy) has them
+    put back first, bit for bit.
+    """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         """Share the parameters of ``convolution``."""
@@ -105,6 +110,7 @@ class PackedConvolution(_Packed, nn.Conv2d):
     def forward(self, x_BDHW: Tensor, *, relu: bool = False) -> Tensor:
         """As ``nn.Conv2d``, then a ReLU if ``relu``."""
         if not self._can_use_packed(x_BDHW):
+            self.drop_packed_weight()
             output_BDHW = super().forward(x_BDHW)
             return output_BDHW.relu() if relu else output_BDHW
         weight, geometry = self._pack(x_BDHW)
@@ -117,6 +123,7 @@ class PackedConvolution(_Packed, nn.Conv2d):
     def add(self, x_BDHW: Tensor, shortcut_BDHW: Tensor) -> Tensor:
         """The ReLU of the convolution plus ``shortcut_BDHW``."""
         if not self._can_use_packed(x_BDHW):
+            self.drop_packed_weight()
             return (super().forward(x_BDHW) + shortcut_BDHW).relu()
         weight, geometry = self._pack(x_BDHW)
         output: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
@@ -129,8 +136,27 @@ class PackedConvolution(_Packed, nn.Conv2d):
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         if self._packed_weight is None:
             shape = list(x_BDHW.shape)
-            self._packed_weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *geometry, shape)
+            with torch.inference_mode(False):
+                reorder = torch.ops.mkldnn._reorder_convolution_weight
+                self._packed_weight = reorder(self.weight.detach(), *geometry, shape)
+                self.weight.data = self.weight.data.new_empty(0)
         return self._packed_weight, geometry
+
+    def drop_packed_weight(self) -> None:
+        """Put the weights back into ``weight``; the next forward pass packs them again."""
+        if self._packed_weight is not None:
+            with torch.inference_mode(False):
+                self.weight.data = self._packed_weight.to_dense().contiguous(memory_format=torch.channels_last)
+        super().drop_packed_weight()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: with the weights as they were."""
+        self.drop_packed_weight()
+        return super().__getstate__()
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        self.drop_packed_weight()
+        super()._save_to_state_dict(*arguments)
 
 
 class PackedBottleneck(nn.Module):
