@@ -299,9 +299,7 @@ def evaluate_captioner(
         DataError, ModelError: the input cannot be used.
     """
     captioner = open_captioner(model, architecture, vocabulary, precision=precision)
-    names = _readings(captioner, readings) if by_layer else ()
-    if "relative" in names:
-        captioner = captioner.with_prompt(None, relative=True)
+    captioner, names = _prepare_readings(captioner, readings) if by_layer else (captioner, ())
     settings = split_settings(captioner.folder, seed)
     dataset = open_captions(data, seed=settings.seed, val_fraction=settings.val_fraction)
     name = choose_split(dataset, split)
@@ -440,8 +438,8 @@ class _CaptionCollector:
         self.tallies.add(caption, by_reading, self.captioner.vocabulary)
 
 
-def _readings(captioner: Captioner, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The readings to compare, in the order of their table.
+def _prepare_readings(captioner: Captioner, names: Sequence[str] | None) -> tuple[Captioner, tuple[str, ...]]:
+    """The captioner with what the readings to compare need, and their names, in the order of their table.
 
     Raises:
         UsageError: there is no such reading, or the captioner does not have it.
@@ -449,7 +447,8 @@ def _readings(captioner: Captioner, names: Sequence[str] | None) -> tuple[str, .
     for name in names or ():
         require_reading(captioner, choose_reading(name, relative=False))
     possible = [each for each in READINGS.values() if has_reading(captioner, each)]
-    return tuple(each.name for each in possible if (each.has_layers if names is None else each.name in names))
+    readings = tuple(each.name for each in possible if (each.has_layers if names is None else each.name in names))
+    return (captioner.with_prompt(None, relative=True) if "relative" in readings else captioner), readings
 
 
 def _write(out: Path, result: CaptionerEvaluation) -> None:
