@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from support.stand_in_hub import StandInHub
-from support.tiny_vlms import save_tiny_vlm
+from support.tiny_vlms import QUERIES, photographs, save_tiny_vlm
 
 from vitrine.errors import ModelError, WeightsUnavailableError
 from vitrine.models.kind import captioner_kind
@@ -78,3 +78,22 @@ def test_a_type_that_is_not_known_is_refused_with_what_can_be_read(tmp_path: Pat
         open_vision_language_model(str(tmp_path))
     for fact in ("'mllama'", "mllama_vision_model", "patches of 14 pixels", "no image token", "qwen2_5_vl"):
         assert fact in str(error.value)
+
+
+def test_a_processor_with_a_folder_of_its_own_comes_from_the_hub_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """InstructBLIP has a second tokenizer, for its query tokens."""
+    from huggingface_hub import constants
+
+    save_tiny_vlm("instructblip", tmp_path / "model")
+    with StandInHub({"owner/instructblip": tmp_path / "model"}).running() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.address)
+        template = running.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        opened = open_vision_language_model("hf-hub:owner/instructblip")
+    prompt = opened.transform(photographs((40, 30))[0])
+    assert opened.transform.question == "A short image description:"
+    assert prompt.tensors["qformer_input_ids"].shape[1] > 1 and len(prompt.places_N) == QUERIES
