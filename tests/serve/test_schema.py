@@ -34,7 +34,7 @@ def operations(openapi: Any) -> list[Any]:
 
 def test_every_route_is_described(openapi: Any) -> None:
     labels = {operation.label for operation in operations(openapi)}
-    posts = ("predict", "explain", "matrix", "verdict", "caption", "figure")
+    posts = ("predict", "explain", "matrix", "verdict", "caption", "features", "similarity", "figure")
     gets = ("models", "positions", "validation", "thumbnail/{model}/{id}", "picture/{model}/{id}")
     assert labels == {
         *(f"POST /api/{name}" for name in posts), *(f"GET /api/{name}" for name in gets), "GET /healthz", "GET /metrics"

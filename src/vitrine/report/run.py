@@ -17,6 +17,7 @@ from vitrine.explain.score import ScoreSettings, score_methods
 from vitrine.io.files import write_atomically
 from vitrine.io.output_lock import writes_file
 from vitrine.report.document import Document, Section
+from vitrine.report.glossary import glossary_section
 from vitrine.report.html import render_html
 from vitrine.report.markdown import write_markdown
 from vitrine.report.sections.captions import build_captioner_section
@@ -184,11 +185,12 @@ class _DocumentBuilder:
                 [*self.records.values(), *self.multi_label.values(), *self.captioners.values()], self._command()
             ),
         ]
-        sections = [*first, *model_sections, *caption_sections, *last]
+        sections = [each for each in (*first, *model_sections, *caption_sections, *last) if each is not None]
+        glossary = glossary_section(sections)
         return Document(
             title=self.settings.title or self._title(),
             detail=self._detail(),
-            sections=tuple(section for section in sections if section is not None),
+            sections=(*sections, *([glossary] if glossary else [])),
             footer=footer(),
             facts=self._facts(),
         )

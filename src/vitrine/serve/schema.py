@@ -82,11 +82,12 @@ class ModelInfo(Payload):
 
 
 class ModelList(Payload):
-    """All models, in the order of the command line, titles of methods, how many pictures /api/features fits together,
-    and whether /report has a page on the runs."""
+    """All models, in the order of the command line, titles of methods, meanings of terms, how many pictures
+    /api/features fits together, and whether /report has a page on the runs."""
 
     models: list[ModelInfo]
     titles: dict[str, str]
+    terms: dict[str, str]
     feature_pictures: int
     report: bool = False
 

@@ -122,6 +122,21 @@ def test_every_word_has_a_panel_in_reading_order(count: int) -> None:
     assert up < 13
 
 
+def test_of_a_long_caption_grey_words_have_no_panel() -> None:
+    shown = {f"w{i}" for i in range(0, MANY + 1, 20)}
+    long = picture(" ".join(f"w{i}" for i in range(MANY + 1)))
+    long = replace(long, words=tuple(replace(word, grey=word.text not in shown) for word in long.words))
+    figure = caption_figure(long, SCALE)
+    require_tidy(figure)
+    texts = [text.get_text() for text in figure.findobj(Text)]  # type: ignore[attr-defined]
+    # In the caption every word, above panels once more those that looked somewhere.
+    assert all(texts.count(word.text) == 1 + (word.text in shown) for word in long.words)
+    assert "only the other words have panels" in " ".join(texts)
+    short = replace(long, words=long.words[:MANY], caption=" ".join(word.text for word in long.words[:MANY]))
+    texts = [text.get_text() for text in caption_figure(short, SCALE).findobj(Text)]  # type: ignore[attr-defined]
+    assert texts.count("w1") == 2 and "only the other words" not in " ".join(texts)
+
+
 def test_every_panel_shows_the_map_of_its_own_word() -> None:
     """Each word looks at another patch: a shift by one word would show."""
     base = picture("zero one two three four five six")

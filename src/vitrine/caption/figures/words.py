@@ -45,7 +45,8 @@ from vitrine.results import percent, shown_number
 IN_A_ROW = 6
 """Most words in a row."""
 MANY, IN_A_ROW_OF_MANY = 60, 8
-"""Words above which a caption is long, as answers can be, and the most of its words in a row."""
+"""Words above which a caption is long, as answers can be, and the most of its panels in a row. Grey words of a long
+caption have none."""
 
 _NARROWEST = 0.95  # inches of a cell: a narrow picture still has a word above it
 _BROADEST, _TALLEST = 2.8, 2.3  # inches of a panel
@@ -241,6 +242,8 @@ _GREYED = (
     "or from uniform."
 )
 
+_WITHOUT_PANELS = " Of a long caption, only the other words have panels below, in their order."
+
 
 @dataclass(frozen=True, eq=False)
 class CaptionPicture:
@@ -293,11 +296,12 @@ def save_caption_figure(picture: CaptionPicture, scale: Scale, path: Path, metad
 
 
 def caption_figure(picture: CaptionPicture, scale: Scale) -> Figure:
-    """The photograph with its caption, and below them a panel a word, at most six in a row (eight of a long
-    caption), all on one scale.
+    """The photograph with its caption, and below them a panel a word, at most six in a row (eight of many), all on one
+    scale.
 
     Words that did not look anywhere in particular are drawn in grey, in the caption too, and the figure says what that
-    means.
+    means. Of a caption of more than :data:`MANY` words they have no panel: the panels are those of its black words, in
+    their order (docs/decisions/0042).
 
     Args:
         picture: what is shown; any number of words, none included.
@@ -313,7 +317,8 @@ def caption_figure(picture: CaptionPicture, scale: Scale) -> Figure:
     with figure_style():
         head = _Head.of(picture, scale)
         grid, prompt = (
-            WordGrid.of(words, geometry.width / geometry.height) for words in (picture.words, picture.prompt)
+            WordGrid.of(_words_with_panels(words), geometry.width / geometry.height)
+            for words in (picture.words, picture.prompt)
         )
         prompt_lines = wrap_text(picture.prompt_line, SMALL, WIDTH - 2 * MARGIN) if picture.prompt else []
         apart = GAP + LINE * len(prompt_lines) if picture.prompt else 0.0
@@ -338,6 +343,11 @@ def caption_figure(picture: CaptionPicture, scale: Scale) -> Figure:
             photo_HWC = picture.with_smaller_photo(prompt.pixels).photo_HWC
             prompt.draw(figure, top - LINE * len(prompt_lines), photo_HWC, picture.placement, scale, picture.smooth)
         return figure
+
+
+def _words_with_panels(words: Sequence[WordPanel]) -> Sequence[WordPanel]:
+    """All words of a caption; of a long one, those that looked somewhere."""
+    return words if len(words) <= MANY else [word for word in words if not word.grey]
 
 
 @dataclass(frozen=True)
@@ -433,7 +443,7 @@ class _SmallText:
         if any(word.grey for word in picture.words):
             self.width -= _SWATCH
             self.grey_note_down = self.down + 0.09 + LINE
-            self.add(_GREYED, 0.09)
+            self.add(_GREYED + (_WITHOUT_PANELS if max(len(picture.words), len(picture.prompt)) > MANY else ""), 0.09)
 
     def add(self, words: str, above: float, size: float = SMALL, colour: str = GREY) -> None:
         self.down += above if words else 0.0

@@ -9,6 +9,7 @@ import { ApiPage } from "./openapi.js";
 import { PositionsPage } from "./positions.js";
 import { createElement, announce } from "./dom.js";
 import { Picture } from "./picture.js";
+import { setTerms } from "./terms.js";
 import { stateToHash, PICTURE_DEFAULTS, readState, writeState } from "./state.js";
 
 const PAGES = {
@@ -172,6 +173,7 @@ class App {
       const answer = await getJson("/api/models");
       this.models = answer.models;
       this.titles = answer.titles;
+      setTerms(answer.terms);
       this.featurePictures = answer.feature_pictures;
       this.report = answer.report;
     } catch (error) {

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from vitrine.attribution.method_options import METHOD_OPTIONS
 from vitrine.attribution.registry import ENTRIES
+from vitrine.report.glossary import TERMS
 from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier
 from vitrine.serve.features import MAX_FEATURE_PICTURES
@@ -95,7 +96,13 @@ def models(request: Request) -> Response:
     infos = [model_info(model) for model in state.models.values()]
     titles = {entry.name: entry.title for entry in ENTRIES}
     return json_response(
-        ModelList(models=infos, titles=titles, feature_pictures=MAX_FEATURE_PICTURES, report=state.report is not None)
+        ModelList(
+            models=infos,
+            titles=titles,
+            terms=TERMS,
+            feature_pictures=MAX_FEATURE_PICTURES,
+            report=state.report is not None,
+        )
     )
 
 
