@@ -132,8 +132,8 @@ def test_legrad_of_a_pool_takes_the_pools_own_attention(inputs) -> None:
 
 
 # What the authors' own code gives for the model and the pictures of `sines`, to the digits that are written.
-# LeWrapper.compute_legrad_clip of WalBouss/LeGrad, commit a9edb03, fed with this model's tokens, attention, norm and head;
-# it takes the first token for a class token and leaves it out, and stretches each map to 0 to 1.
+# LeWrapper.compute_legrad_clip of WalBouss/LeGrad, commit a9edb03, fed with this model's tokens, attention, norm and
+# head; it takes the first token for a class token and leaves it out, and stretches each map to 0 to 1.
 LEGRAD_OF_THE_AUTHORS = [
     [0.61957, 1.0, 0.14191, 0.91472, 0.70605, 0.00967, 0.05359, 0.0, 0.93434],
     [0.9226, 0.53065, 0.76968, 0.49538, 1.0, 0.0, 0.89198, 0.00563, 0.47408],

@@ -12,7 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrine.attribution.faithfulness import BLUR, area, blur, deletion_areas, insertion_deletion_curves, patch_counts
+from vitrine.attribution.faithfulness import (
+    BLUR,
+    area,
+    blur,
+    curve_ends,
+    deletion_areas,
+    insertion_deletion_curves,
+    patch_counts,
+)
 
 Probability = Callable[[torch.Tensor], torch.Tensor]
 
@@ -259,3 +267,24 @@ def test_deletion_agrees_with_quantus() -> None:
         softmax=True,
     )
     assert np.array(theirs) == pytest.approx(ours.deletion_BS[:, 1:], abs=1e-5)
+
+
+def test_ends_of_curves_are_computed_once_for_many_maps() -> None:
+    pixels, calls = torch.rand(3, 3, 8, 8), []
+
+    def probability(pixels_JCHW: torch.Tensor) -> torch.Tensor:
+        calls.append(len(pixels_JCHW))
+        return torch.stack([pixels_JCHW.mean((1, 2, 3)), 1 - pixels_JCHW.mean((1, 2, 3))], dim=1)
+
+    ends = curve_ends(probability, pixels)
+    assert sum(calls) == 9  # intact, blank and blurred
+    calls.clear()
+    maps = np.random.default_rng(0).random((3, 4, 4))
+    shared = insertion_deletion_curves(probability, pixels, maps, ends=ends)
+    assert sum(calls) == 3 * 2 * 15
+    alone = insertion_deletion_curves(probability, pixels, maps)
+    assert np.array_equal(shared.deletion_BS, alone.deletion_BS)
+    assert np.array_equal(shared.insertion_BS, alone.insertion_BS)
+    assert shared.deletion_BS[:, -1] == pytest.approx(probability(0 * pixels)[range(3), ends.classes_B].numpy())
+    whole = insertion_deletion_curves(probability, pixels, maps, steps=1)
+    assert whole.deletion_BS.shape == whole.insertion_BS.shape == (3, 2)

@@ -74,6 +74,7 @@ def insertion_deletion_curves(
     steps: int = 16,
     batch_size: int = 64,
     seed: int = 0,
+    ends: CurveEnds | None = None,
 ) -> InsertionDeletionCurves:
     """Insertion and deletion curves of maps, patch by patch from the highest score down.
 
@@ -94,6 +95,7 @@ def insertion_deletion_curves(
         steps: equal parts that the patches are taken in; with fewer patches than that, one patch at a time.
         batch_size: pictures that the model is shown together; memory grows with it, the numbers do not depend on it.
         seed: of the order among equal scores.
+        ends: of these pictures, where several maps of them are measured; None computes them.
 
     Raises:
         ValueError: shapes that do not fit, scores that are not finite, or an argument outside its range.
@@ -102,23 +104,54 @@ def insertion_deletion_curves(
     _check(pixels_BCHW, scores_BRC, steps, batch_size)
     counts_S = patch_counts(scores_BRC[0].size, steps)
     ranks_BRC = _ranks(pixels_BCHW, scores_BRC, seed)
-    deletion = _Jobs(ranks_BRC, counts_S[1:], shows_strongest=False)
-    insertion = _Jobs(ranks_BRC, counts_S[:-1], shows_strongest=True)
+    ends = ends or curve_ends(probability, pixels_BCHW, batch_size=batch_size)
+    deletion = _Jobs(ranks_BRC, counts_S[1:-1], shows_strongest=False)
+    insertion = _Jobs(ranks_BRC, counts_S[1:-1], shows_strongest=True)
+    blank_BCHW, blurred_BCHW = torch.zeros_like(pixels_BCHW), blur(pixels_BCHW)
+    with torch.inference_mode():
+        deletion_batches = deletion.pictures(pixels_BCHW, blank_BCHW, batch_size)
+        insertion_batches = insertion.pictures(pixels_BCHW, blurred_BCHW, batch_size)
+        deleted_BS = _class_probabilities(probability, ends.classes_B, deletion_batches).reshape(len(scores_BRC), -1)
+        inserted_BS = _class_probabilities(probability, ends.classes_B, insertion_batches).reshape(len(scores_BRC), -1)
+    return InsertionDeletionCurves(
+        shares_S=counts_S / ranks_BRC[0].size,
+        deletion_BS=np.concatenate([ends.intact_B1, deleted_BS, ends.blank_B1], axis=1),
+        insertion_BS=np.concatenate([ends.blurred_B1, inserted_BS, ends.intact_B1], axis=1),
+        classes_B=ends.classes_B.cpu().numpy(),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CurveEnds:
+    """Where the curves of pictures begin and end, whatever the map: float32 (B, 1), probabilities of one class.
+
+    Attributes:
+        classes_B: int64, that class: the likeliest one on the intact picture.
+        intact_B1: on the intact picture.
+        blank_B1: with all patches deleted.
+        blurred_B1: with none inserted.
+    """
+
+    classes_B: Tensor
+    intact_B1: Floats
+    blank_B1: Floats
+    blurred_B1: Floats
+
+
+def curve_ends(probability: Callable[[Tensor], Tensor], pixels_BCHW: Tensor, *, batch_size: int = 64) -> CurveEnds:
+    """The ends of the curves of pictures; the arguments are those of :func:`insertion_deletion_curves`."""
     with torch.inference_mode():
         intact = [probability(part_JCHW).max(dim=1) for part_JCHW in pixels_BCHW.split(batch_size)]
         classes_B = torch.cat([part.indices for part in intact])
         intact_B1 = torch.cat([part.values for part in intact]).float().cpu().numpy()[:, None]
-        blank_BCHW, blurred_BCHW = torch.zeros_like(pixels_BCHW), blur(pixels_BCHW)
-        deletion_batches = deletion.pictures(pixels_BCHW, blank_BCHW, batch_size)
-        insertion_batches = insertion.pictures(pixels_BCHW, blurred_BCHW, batch_size)
-        deleted_BS = _class_probabilities(probability, classes_B, deletion_batches).reshape(len(classes_B), -1)
-        inserted_BS = _class_probabilities(probability, classes_B, insertion_batches).reshape(len(classes_B), -1)
-    return InsertionDeletionCurves(
-        shares_S=counts_S / ranks_BRC[0].size,
-        deletion_BS=np.concatenate([intact_B1, deleted_BS], axis=1),
-        insertion_BS=np.concatenate([inserted_BS, intact_B1], axis=1),
-        classes_B=classes_B.cpu().numpy(),
-    )
+        index_B = torch.arange(len(classes_B), device=classes_B.device)
+        blank_B, blurred_B = (
+            _class_probabilities(
+                probability, classes_B, zip(index_B.split(batch_size), end_BCHW.split(batch_size), strict=True)
+            )
+            for end_BCHW in (torch.zeros_like(pixels_BCHW), blur(pixels_BCHW))
+        )
+    return CurveEnds(classes_B, intact_B1, blank_B[:, None], blurred_B[:, None])
 
 
 def patch_counts(patches: int, steps: int) -> npt.NDArray[np.int64]:
@@ -176,7 +209,7 @@ def _class_probabilities(
         probability(pixels_JCHW).gather(1, classes_B[index_J, None])[:, 0].float().cpu()
         for index_J, pixels_JCHW in batches
     ]
-    probabilities: Floats = torch.cat(parts).numpy()
+    probabilities: Floats = torch.cat(parts).numpy() if parts else np.empty(0, dtype=np.float32)
     return probabilities
 
 

@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from vitrine.attribution.baselines import centre_blob, edges, random_map
-from vitrine.attribution.faithfulness import FILLERS, blur, deletion_areas
+from vitrine.attribution.faithfulness import FILLERS, CurveEnds, blur, curve_ends, deletion_areas
 from vitrine.attribution.foreign_methods import MapFunction
 from vitrine.attribution.gradcam import gradcam_tokens
 from vitrine.attribution.method_agreement import Agreement, agreement_of, order_notes
@@ -536,6 +536,7 @@ class _Scorer:
         cascade_maps = min(len(pictures), _CASCADE_PICTURES) * cascades
         self.steps = len(pictures) * (4 * len(methods) + len(_CONTROLS)) + cascade_maps
         self.maps: dict[str, Floats] = {}
+        self._ends: dict[int, CurveEnds] = {}  # of the curves of a batch, by its first picture: the same for all maps
 
     def score_methods(self) -> dict[str, ScoredMethod]:
         """Make every method's maps of all pictures, from shared passes, and score them; time and memory by itself."""
@@ -667,7 +668,9 @@ class _Scorer:
 
     def _measure_curves(self, part: slice, maps_PRC: Floats, values: dict[str, list[float]]) -> None:
         pixels_BCHW, maps_BRC = self._pixels(part), maps_PRC[part]
-        curves = self.explainer.curves(pixels_BCHW, maps_BRC)
+        if part.start not in self._ends:
+            self._ends[part.start] = curve_ends(self.explainer.probability, pixels_BCHW)
+        curves = self.explainer.curves(pixels_BCHW, maps_BRC, self._ends[part.start])
         values["gap"] += curves.gap.tolist()
         values["insertion"] += curves.insertion_area.tolist()
         values["deletion"] += curves.deletion_area.tolist()
