@@ -294,7 +294,10 @@ class Explainer:
             return probabilities_BC, targets_B, self.maps(pixels_BCHW, targets_B)
         with _capture_outputs(self.classifier.module) as logits:  # one forward pass gives both
             maps = self.maps(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.int64))
-        probabilities_BC = self.classifier.probabilities(logits[-1]).cpu()
+        if len(logits) == 1 and len(logits[0]) == len(pixels_BCHW):
+            probabilities_BC = self.classifier.probabilities(logits[0].detach()).cpu()
+        else:  # a library runs the model picture by picture
+            probabilities_BC = self.probability(pixels_BCHW).cpu()
         return probabilities_BC, self._targets(probabilities_BC), maps
 
     def _targets(self, probabilities_BC: torch.Tensor) -> torch.Tensor:
