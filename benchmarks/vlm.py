@@ -149,6 +149,7 @@ def main() -> int:
     )
     print(f"words per second: {speeds}", file=sys.stderr)
     memory = {OURS: added_mib("ours", options), PEER: added_mib("peer", options)}
+    print(f"added MiB: {memory}", file=sys.stderr)
     result = {
         "same_words": our_ids == their_ids,
         "largest_difference_of_attention": apart,
