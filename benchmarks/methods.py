@@ -30,7 +30,7 @@ from vitrine.explain.score import open_samples
 from vitrine.metrics.intervals import wilson
 
 PICTURES, BATCH = 60, 20
-MODEL, DATA = "vitrine/scenes-tiny", "scenes:base?seed=11"
+MODEL, DATA = "vitrine/scenes-tiny", "scenes:base?test={pictures}&seed=11"
 KEYS = ("pointing", "average_precision", "inside")
 
 
@@ -96,6 +96,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Every method of the table, by hits of the object on scenes.")
     parser.add_argument("pictures", type=int, nargs="?", default=PICTURES)
     parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--data", default=DATA, help="scenes:...")
+    parser.add_argument("--data", default=DATA, help="scenes, with masks")
     arguments = parser.parse_args()
-    print(score_all(arguments.pictures, arguments.model, arguments.data))
+    print(score_all(arguments.pictures, arguments.model, arguments.data.format(pictures=arguments.pictures)))
