@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from harness.arithmetic import finish
 from harness.rounds import Spread, alternate, ratios
 from side_by_side.machine import DEVICES, about
 from side_by_side.memory import own_peak_mib
-from side_by_side.peers import HuggingFace, PretrainedViT
+from side_by_side.peers import HuggingFace, Peer, PretrainedViT, Timm
 from side_by_side.task import Task
 
 from vitrine.attribution.attention import attention_map
@@ -32,6 +33,8 @@ from vitrine.models.load import load_model
 from vitrine.models.precision import autocast
 
 BASELINE = "transformers, output_attentions"
+# As an expert would take them: weights in bf16, and of timm's model only the last block without fused attention.
+BEST = (f"{BASELINE}, bf16", "timm, hook on the last block, bf16")
 LARGEST_DIFFERENCE = 1e-6  # between the maps in float32
 
 
@@ -77,18 +80,20 @@ class Ways:
         )
         self.pixels_BCHW = torch.randn(options.batch, 3, options.image, options.image).to(self.device)
         self.grid = options.image // self.task.patch
-        self._peers: dict[str, torch.nn.Module] = {}
+        self._peers: dict[tuple[str, torch.dtype], torch.nn.Module] = {}
 
-    def peer(self, kind: type[HuggingFace] | type[PretrainedViT]) -> torch.nn.Module:
+    def peer(self, kind: type[Peer], dtype: torch.dtype = torch.float32) -> torch.nn.Module:
         """Another tool's module, built when it is first wanted."""
-        if kind.name not in self._peers:
+        if (kind.name, dtype) not in self._peers:
             tool = kind(self.task)
             tool.load(self.module.state_dict())
-            module = tool.module.eval()
+            module: Any = tool.module.eval()
             if kind is HuggingFace:
                 module.set_attn_implementation("eager")  # the only one that gives attentions
-            self._peers[kind.name] = module
-        return self._peers[kind.name]
+            if kind is Timm:
+                module.blocks[-1].attn.fused_attn = False
+            self._peers[kind.name, dtype] = module.to(dtype)
+        return self._peers[kind.name, dtype]
 
     def plain(self, precision: str) -> torch.Tensor:
         """A forward pass without map, as ``vitrine predict`` runs it."""
@@ -106,9 +111,21 @@ class Ways:
         with autocast(self.device, precision):
             return rollout(self.module, self.pixels_BCHW).scores_BRC
 
-    def transformers(self) -> torch.Tensor:
+    def transformers(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The map from ``output_attentions``."""
-        return self._on_grid(self._attentions()[-1].mean(1)[:, 0])
+        return self._on_grid(self._attentions(dtype)[-1].mean(1)[:, 0])
+
+    def timm(self, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        """The map that a hook takes from the last block of timm's own model, the others' attention fused."""
+        module: Any = self.peer(Timm, dtype)
+        kept: list[torch.Tensor] = []
+        hook = module.blocks[-1].attn.attn_drop.register_forward_hook(lambda _, inputs, __: kept.append(inputs[0]))
+        try:
+            with torch.inference_mode():
+                module(self.pixels_BCHW.to(dtype))
+        finally:
+            hook.remove()
+        return self._on_grid(kept[0].mean(1)[:, 0])
 
     def transformers_rollout(self) -> torch.Tensor:
         """The usual rollout over ``output_attentions``."""
@@ -119,10 +136,10 @@ class Ways:
             rolled = (0.5 * attention.mean(1) + 0.5 * identity) @ rolled
         return self._on_grid(rolled[:, 0])
 
-    def _attentions(self) -> Sequence[torch.Tensor]:
+    def _attentions(self, dtype: torch.dtype = torch.float32) -> Sequence[torch.Tensor]:
         with torch.inference_mode():
-            found: Sequence[torch.Tensor] = self.peer(HuggingFace)(
-                pixel_values=self.pixels_BCHW, output_attentions=True
+            found: Sequence[torch.Tensor] = self.peer(HuggingFace, dtype)(
+                pixel_values=self.pixels_BCHW.to(dtype), output_attentions=True
             ).attentions
         return found
 
@@ -148,6 +165,8 @@ class Ways:
             BASELINE: self.transformers,
             "transformers, rollout": self.transformers_rollout,
             "PyTorch-Pretrained-ViT, scores": self.pretrained_vit,
+            BEST[0]: lambda: self.transformers(torch.bfloat16),
+            BEST[1]: self.timm,
         }
 
     def counted(self) -> dict[str, Callable[[], int]]:
@@ -199,6 +218,7 @@ def same_maps(ways: Ways) -> dict[str, float]:
         BASELINE: float((ways.transformers() - mine).abs().max()),
         "PyTorch-Pretrained-ViT, scores": float((ways.pretrained_vit() - mine).abs().max()),
         "transformers, rollout": float((ways.transformers_rollout() - rolled).abs().max()),
+        "timm, hook on the last block": float((ways.timm(torch.float32) - mine).abs().max()),
     }
     for name, difference in differences.items():
         if not difference <= LARGEST_DIFFERENCE:
@@ -206,7 +226,7 @@ def same_maps(ways: Ways) -> dict[str, float]:
     rounded = {
         "vitrine's map in bf16": float((ways.ours("bf16").to(ways.device) - mine).abs().max()),
         "vitrine's rollout in bf16": float((ways.our_rollout("bf16").to(ways.device) - rolled).abs().max()),
-    }
+    } | {name: float((ways.all()[name]().float() - mine).abs().max()) for name in BEST}
     largest = {"largest value of the map": float(mine.max()), "of the rollout": float(rolled.max())}
     return differences | rounded | largest
 

@@ -21,7 +21,7 @@ from side_by_side.task import Task
 _MEAN = _STD = 0.5
 
 
-class _Peer(ABC):
+class Peer(ABC):
     """A module with AdamW as torch makes it. Its pictures are tensors that are ready, unless ``task.peers_load``."""
 
     name: str
@@ -32,7 +32,7 @@ class _Peer(ABC):
         self._running: PlainLoop | None = None
         generator = torch.Generator().manual_seed(0)
         shape = (task.batch, 3, task.image, task.image)
-        self._ready = [
+        self.ready = [
             (
                 torch.randn(shape, generator=generator).to(self.device),
                 torch.randint(task.classes, (task.batch,), generator=generator).to(self.device),
@@ -49,15 +49,19 @@ class _Peer(ABC):
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take float32 weights under timm's names."""
 
-    def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """Normalised pixels to logits."""
-        logits_BC: Tensor = self.module(pixels_BCHW)
+    def forward(self, pixels_BCHW: Tensor, module: nn.Module | None = None) -> Tensor:
+        """Normalised pixels to logits, by the tool's module or by a changed copy of it."""
+        logits_BC: Tensor = (module or self.module)(pixels_BCHW)
         return logits_BC
+
+    def normalised(self, pixels_BCHW: Tensor) -> Tensor:
+        """Pixels of 0 to 255 as the models take them, in float32 on the tool's device."""
+        return (pixels_BCHW.to(self.device).float() / 255 - _MEAN) / _STD
 
     def logits(self, pixels_BCHW: Tensor) -> Tensor:
         self.module.eval()
         with torch.inference_mode():
-            return self.forward((pixels_BCHW.to(self.device).float() / 255 - _MEAN) / _STD).cpu()
+            return self.forward(self.normalised(pixels_BCHW)).cpu()
 
     @property
     def _loop(self) -> PlainLoop:
@@ -78,7 +82,7 @@ class _Peer(ABC):
 
     def _batches(self, *, training: bool) -> Iterable[tuple[Tensor, Tensor]]:
         if not self.task.peers_load:
-            return self._ready
+            return self.ready
         if training not in self._loaders:
             self._loaders[training] = _torchvision_loader(self.task, training)
         return ((pixels.to(self.device), labels.to(self.device)) for pixels, labels in self._loaders[training])
@@ -87,7 +91,7 @@ class _Peer(ABC):
         self._loaders.clear()
 
 
-class PretrainedViT(_Peer):
+class PretrainedViT(Peer):
     """The package ``pytorch_pretrained_vit``."""
 
     name = "PyTorch-Pretrained-ViT"
@@ -127,7 +131,7 @@ class PretrainedViT(_Peer):
         self.module.load_state_dict(_renamed(weights, names))
 
 
-class HuggingFace(_Peer):
+class HuggingFace(Peer):
     """``ViTForImageClassification`` of the package ``transformers``, with the attention that it chooses (SDPA)."""
 
     name = "transformers"
@@ -169,12 +173,12 @@ class HuggingFace(_Peer):
         module = kind.from_pretrained(None, config=self._config, state_dict=_renamed(weights, names))
         self.module = module.to(self.device)
 
-    def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        logits_BC: Tensor = self.module(pixel_values=pixels_BCHW).logits
+    def forward(self, pixels_BCHW: Tensor, module: nn.Module | None = None) -> Tensor:
+        logits_BC: Tensor = (module or self.module)(pixel_values=pixels_BCHW).logits
         return logits_BC
 
 
-class Timm(_Peer):
+class Timm(Peer):
     """timm's own model in a loop of one's own."""
 
     name = "timm"

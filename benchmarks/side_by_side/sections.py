@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -23,6 +23,7 @@ from harness.classifier_rows import classifier_rows
 from harness.rounds import Spread, alternate, ratios
 from harness.rows import Row
 
+from side_by_side.best_peers import peers_at_best
 from side_by_side.caption_ways import PUBLISHED
 from side_by_side.caption_ways import Ways as CaptionWays
 from side_by_side.memory import TOOLS, make_tool, peak_mib
@@ -92,6 +93,23 @@ def steps(sizes: Sizes, device: str = "cpu") -> Iterator[Row]:
             yield from _beside(task, [*tools, OursReady(task)], rounds, {"infer": "inference", "train": "training"})
 
 
+def rivals(sizes: Sizes, device: str = "cpu") -> Iterator[Row]:
+    """The same steps beside the other tools as an expert would set them, and beside timm compiled."""
+    batch = sizes.batches[0] if device == "cpu" else LARGE
+    batches = "1" if device == "cpu" else str(QUEUED)
+    words = ["--model", sizes.model, "--batch", str(batch), "--batches", batches, "--device", device]
+    with tempfile.TemporaryDirectory() as folder:
+        task = replace(train.task_of(train.parser_of().parse_args(words), folder), rounds=sizes.rounds + 1)
+        tools = peers_at_best(task)
+        sections = {"infer": "inference, others at their best", "train": "training, others at their best"}
+        for row in _beside(task, [*tools, OursReady(task)], sizes.rounds, sections):
+            compiled = next((tool for tool in tools if tool.compiled and row.name.startswith(tool.name)), None)
+            waited = (
+                f"the first prediction, with the compilation, took {compiled.compile_seconds:.0f} s" if compiled else ""
+            )
+            yield replace(row, note=waited)
+
+
 def epochs(sizes: Sizes, device: str = "cpu") -> Iterator[Row]:
     """Whole epochs and predictions of files: everybody decodes and augments, on the same cores."""
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +126,7 @@ def epochs(sizes: Sizes, device: str = "cpu") -> Iterator[Row]:
 
 
 def _beside(
-    task: Task, tools: list[Tool], rounds: int, sections: Mapping[str, str], peaks: Mapping[str, int] | None = None
+    task: Task, tools: Sequence[Tool], rounds: int, sections: Mapping[str, str], peaks: Mapping[str, int] | None = None
 ) -> Iterator[Row]:
     try:
         differences = train.same_logits(task, tools)
@@ -143,6 +161,7 @@ def maps(sizes: Sizes, device: str = "cpu") -> Iterator[Row]:
             beside = {
                 peer: ratios(own, speeds[peer]) for peer in (attention.BASELINE, "PyTorch-Pretrained-ViT, scores")
             }
+            beside |= {peer: ratios(own, speeds[peer]) for peer in attention.BEST if "bf16" in name}
             beside["no map"] = ratios(own, speeds[name.replace("map", "no map")])
         elif name.startswith("vitrine, rollout"):
             beside = {"transformers, rollout": ratios(own, speeds["transformers, rollout"])}
@@ -256,6 +275,7 @@ def on_cuda(section: Callable[[Sizes, str], Iterator[Row]]) -> Callable[[Sizes],
 
 SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "steps": steps,
+    "rivals": rivals,
     "epochs": epochs,
     "maps": maps,
     "captions": captions,
@@ -267,9 +287,10 @@ SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
 }
 CUDA_SECTIONS = {
     "steps, cuda": on_cuda(steps),
+    "rivals, cuda": on_cuda(rivals),
     "epochs, cuda": on_cuda(epochs),
     "maps, cuda": on_cuda(maps),
     "captions, cuda": on_cuda(captions),
     "shares, cuda": on_cuda(shares),
 }
-RATIO_SECTIONS = ("steps", "epochs", "maps", "captions", "loader", "positions", "start-up", "shares")
+RATIO_SECTIONS = ("steps", "rivals", "epochs", "maps", "captions", "loader", "positions", "start-up", "shares")
