@@ -54,7 +54,7 @@ class Sizes:
     """
 
     model: str = "vit_base_patch16_224"
-    batches: tuple[int, ...] = (8, 16)
+    batches: tuple[int, ...] = (8,)
     rounds: int = 2
     epoch_batches: int = 2
     map_image: int = 384
