@@ -17,7 +17,13 @@ from torch import nn
 from vitrine.config import TransformSpec
 from vitrine.config.preprocessing import CROP_MODES, RESIZE_FILTERS, InputSpec
 from vitrine.errors import ModelError, error_summary
-from vitrine.models.checkpoints.base import ConvertedCheckpoint, count_names, explain_mismatch, group_size_mismatches
+from vitrine.models.checkpoints.base import (
+    ConvertedCheckpoint,
+    Readout,
+    count_names,
+    explain_mismatch,
+    group_size_mismatches,
+)
 from vitrine.models.checkpoints.heads import attach_head, head_modules
 from vitrine.models.checkpoints.state_dict import Shape
 from vitrine.models.checkpoints.timm import count_blocks
@@ -307,6 +313,16 @@ def _format_notes(checkpoint: ConvertedCheckpoint, reference: ModelReference) ->
     return tuple(notes)
 
 
+def _make_readout(
+    module: nn.Module, readout: Readout, checkpoint: ConvertedCheckpoint, num_classes: int | None, skip: Sequence[str]
+) -> None:
+    """The file's own head in its way of reading tokens, or a new one where timm could not make it."""
+    if num_classes is None:
+        attach_head(module, readout, {n: v for n, v in checkpoint.load().items() if n.rpartition(".")[0] in skip})
+    elif checkpoint.is_npz:
+        module.reset_classifier(num_classes)  # type: ignore[operator]
+
+
 def _load_checkpoint(
     reference: ModelReference,
     cfg: dict[str, Any],
@@ -337,10 +353,8 @@ def _load_checkpoint(
         module = _create_module(reference, cfg, args, checkpoint, skip)
     require_vision_transformer(module, reference.text)
     check_load_reports(reports, checkpoint, module, may_be_new=(*heads, *skip) if has_new_head else skip)
-    if readout and has_new_head and checkpoint.is_npz:
-        module.reset_classifier(num_classes)  # type: ignore[operator]
-    if readout and not has_new_head:
-        attach_head(module, readout, {n: v for n, v in checkpoint.load().items() if n.rpartition(".")[0] in skip})
+    if readout:
+        _make_readout(module, readout, checkpoint, num_classes, skip)
     if checkpoint.eps is not None and not has_new_head:  # a run keeps timm's own, with which others will open it
         _set_epsilon(module, checkpoint.eps)
     module.pretrained_cfg["num_classes"] = int(module.num_classes)  # type: ignore[index, operator, arg-type]

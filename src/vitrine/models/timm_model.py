@@ -40,7 +40,7 @@ class NoRandomValues(TorchFunctionMode):
     memory, so that the caller has to see that nothing is missing. The state of the random generators does not move.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in _RANDOM:
             return args[0] if args else kwargs["tensor"]  # torch.nn.init passes its arguments by name
         return func(*args, **(kwargs or {}))

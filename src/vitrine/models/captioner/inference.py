@@ -87,8 +87,8 @@ class PackedLinear(_Packed, nn.Linear):
 class PackedConvolution(_Packed, nn.Conv2d):
     """A convolution that is fused with the operations after it, a sum and a ReLU.
 
-    Once packed, the weights are held in oneDNN's order alone and ``weight`` is empty, since a second copy would be half
-    of what a ResNet takes. Whatever needs them as they were (gradients, autocast, a move, a state dict, a copy) has them
+    Once packed, the weights are held in oneDNN's order alone and ``weight`` is empty: a second copy would be half of
+    what a ResNet takes. Whatever needs them as they were (gradients, autocast, a move, a state dict, a copy) has them
     put back first, bit for bit.
     """
 
