@@ -54,6 +54,8 @@ PARAMETERS = {
     **{NAMES.get(option, option): text for option, text in TEXTS.items() if option != "matrix"},
     "method": "attention", "name": "a.png", "sample": "s0", "picture": "0" * 64,
     "beams": "1", "prefix": "7", "cell": "1,2",
+    "prompt": "What?", "max_pieces": "9", "layers": "-1", "reading": "attention",
+    "others": "s1", "foreground": "true", "regions": "2", "patch": "1,2",
 }  # fmt: skip
 OF_FIGURES = {"map": set(ViewParams.model_fields), "positions": {"cell"}, "confusion": set[str]()}
 

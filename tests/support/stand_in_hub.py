@@ -146,7 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = rest[: int(len(rest) * fault.sent)]
         length = len(body) if fault.is_short and self.command == "GET" else len(rest)
         self._send(206 if first else 200, {**headers, "Content-Length": str(length), **fault.headers}, body)
-        self.close_connection = self.close_connection or len(body) < length
+        is_cut = self.command == "GET" and len(body) < length  # after HEAD a client would meet a closed connection
+        self.close_connection = self.close_connection or is_cut
 
     def _send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.send_response(status)

@@ -15,6 +15,7 @@ from vitrine.data.label_columns import LABEL_COLUMNS
 from vitrine.data.picture_inputs import Normalisation, picture_input
 from vitrine.data.samples import Dataset, FiniteSplit
 from vitrine.errors import DataError
+from vitrine.results import count_of
 
 KINDS = (
     "a folder, a table or a reference such as scenes:new; or pictures in memory with their labels: a list of "
@@ -91,7 +92,8 @@ class LabelledInput:
                 return str(label)
             if 0 <= int(label) < len(names):
                 return names[int(label)]
-            raise DataError(f"The label {label} is none of the {len(names)} classes: expected 0 to {len(names) - 1}.")
+            classes = count_of(len(names), "class", "classes")
+            raise DataError(f"The label {label} is none of the {classes}: expected 0 to {len(names) - 1}.")
         raise DataError(
             f"A label is an object of the type {type(label).__name__}: expected a class's name, or its number from 0."
         )

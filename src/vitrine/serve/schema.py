@@ -467,7 +467,9 @@ class SimilarityParams(PictureParams):
 
     others: Others = None
     layer: FeatureLayer = -1
-    patch: Annotated[str, Field(pattern=_PATCH, description="Of the picture: r,c from 0; -1 is the last.")]
+    patch: Annotated[
+        str, Field(pattern=_PATCH, description="Of the picture: r,c from 0; -1 is the last.", examples=["0,0"])
+    ]
 
 
 class FigureParams(ViewParams):

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 _UNNAMED = "picture.jpg"
 _MAX_DECODING = 2  # pictures at a time: one of 50 million pixels takes 150 MB and more
-_MAX_FIT_BYTES = 8 << 20
+_FITS_BYTES = 8 << 20  # of the last joint fits: three vectors and some regions each
 _MAX_VIEWING = 2  # views at a time, each on all the cores that torch has
 
 
@@ -73,7 +73,7 @@ class AppState:
         self.encodings: ByteLRUCache[Encoding] = ByteLRUCache(limits.cache_bytes)
         self.thumbnails: ByteLRUCache[Thumbnail] = ByteLRUCache(limits.thumbnail_bytes)
         self.position_findings = PositionFindingsCache()
-        self.joint_fits: ByteLRUCache[JointFit] = ByteLRUCache(_MAX_FIT_BYTES)
+        self.joint_fits: ByteLRUCache[JointFit] = ByteLRUCache(_FITS_BYTES)
         self.worker = ModelWorker(
             limits.queue_capacity, limits.max_batch, limits.batch_seconds, self.metrics.record_batch
         )

@@ -456,6 +456,7 @@ export class Stage {
     this.root = createElement("div", "stage");
     this.canvas = createElement("canvas");
     this.canvas.setAttribute("role", interactive ? "application" : "img");
+    this.canvas.setAttribute("aria-label", "Photograph"); // until something is shown
     this.root.append(this.canvas);
     parent.append(this.root);
     new ResizeObserver(() => this.fit()).observe(this.root);

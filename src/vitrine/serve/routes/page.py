@@ -10,6 +10,7 @@ from html import escape
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -145,7 +146,7 @@ class Examples:
         state = get_state(request)
         models: dict[str, str] = {}
         for model in reversed(state.models.values()):
-            tags = ("classify", "positions") if model.kind == "classifier" else ("caption",)
+            tags = ("classify", "features", "positions") if model.kind == "classifier" else ("caption",)
             models |= dict.fromkeys((*tags, "figures"), model.id)
             if model.gallery.validation is not None and model.gallery.validation.predictions:
                 models["data"] = model.id
@@ -167,7 +168,11 @@ class Examples:
             model_id = self.models.get(operation["tags"][0])
             if model_id is None:
                 return None
-            path += "" if model_id == "0" else f"?model={model_id}"
+            query = {} if model_id == "0" else {"model": model_id}
+            query |= {
+                each["name"]: each["schema"]["examples"][0] for each in operation["parameters"] if each["required"]
+            }
+            path += f"?{urlencode(query, safe=',')}" if query else ""
         words = ["curl", "-H 'Authorization: Bearer TOKEN'"] if self.has_token else ["curl"]
         if operation.get("requestBody"):
             words.append("--data-binary @picture.jpg -H 'Content-Type: image/jpeg'")
