@@ -127,7 +127,7 @@ def test_rows_of_a_gpu_stand_beside_those_of_the_processor(suite: ModuleType, mo
     assert [row.section for row in kept.rows] == ["attention maps", "attention maps, CUDA"]
 
 
-@pytest.mark.parametrize("name", ["steps", "epochs", "maps", "captions"])
+@pytest.mark.parametrize("name", ["steps", "rivals", "epochs", "maps", "captions"])
 def test_a_section_runs_on_the_device_that_it_is_given(
     suite: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +137,7 @@ def test_a_section_runs_on_the_device_that_it_is_given(
 
     monkeypatch.setattr(attention, "peak_of", lambda *_: 1)  # processes of their own
     monkeypatch.setattr(sections, "peak_mib", lambda *_: 1)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)  # tens of seconds, of torch's own code
     monkeypatch.setattr(sections, "alternate", partial(alternate, warm_up=0))  # nobody reads how fast it was
     committed = json.loads((BENCHMARKS / "results.json").read_text())["rows"]
     sizes = replace(suite.QUICK, caption_image=64, words=2, beams=suite.FULL.beams)
