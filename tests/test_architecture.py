@@ -61,11 +61,16 @@ def test_looking_at_data_needs_no_torch() -> None:
     assert _run("import sys, vitrine.check, vitrine.data.shards.writer; print('torch' in sys.modules)") == "False"
 
 
-def test_explaining_imports_no_more_than_it_needs() -> None:
-    """What only tables of bulk work, vision-language models, data sets of the hub and training need stays away."""
+def test_predicting_and_explaining_import_no_more_than_they_need() -> None:
+    """What only tables of bulk work, vision-language models, data sets of the hub and training need stays away; and of
+    predictions, which draw nothing, what draws."""
     idle = ("pyarrow", "transformers", "datasets", "accelerate", "sklearn", "fastapi", "vitrine.bulk", "vitrine.train")
-    imports = "import sys, vitrine.api.explain, vitrine.explain.run, vitrine.plotting.style"
-    assert _run(f"{imports}; print([name for name in {idle!r} if name in sys.modules])") == "[]"
+    drawing = ("matplotlib", "vitrine.plotting.overlay", "vitrine.explain")
+    predict = "import sys, vitrine.api.predict, vitrine.api.load, vitrine.classify.predict"
+    explain = "import vitrine.api.explain, vitrine.explain.run, vitrine.plotting.style"
+    names = f"print([name for name in {idle + drawing!r} if name in sys.modules])"
+    program = f"{predict}; {names}; {explain}; {names.replace(repr(idle + drawing), repr(idle))}"
+    assert _run(program).splitlines() == ["[]", "[]"]
 
 
 def test_the_package_runs_as_a_module() -> None:

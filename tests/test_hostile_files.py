@@ -38,7 +38,7 @@ from vitrine.data.transforms import EvalTransform
 from vitrine.errors import VitrineError
 
 INPUT = InputSpec((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0)
-EXAMPLES = int(os.environ.get("VITRINE_HOSTILE_EXAMPLES", "24"))
+EXAMPLES = int(os.environ.get("VITRINE_HOSTILE_EXAMPLES", "10"))
 MAX_SECONDS, MAX_KIB = 5, 1 << 20
 
 # --- changes of a valid file ------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_rows_of_a_gpu_stand_beside_those_of_the_processor(suite: ModuleType, mo
     assert [row.section for row in kept.rows] == ["attention maps", "attention maps, CUDA"]
 
 
-@pytest.mark.parametrize("name", ["steps", "rivals", "epochs", "maps", "captions"])
+@pytest.mark.parametrize("name", ["rivals", "epochs", "maps", "captions"])
 def test_a_section_runs_on_the_device_that_it_is_given(
     suite: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,6 @@
 """Verbs that write, killed at any of their changes and called again; and called beside another process that is at it.
 
-Prediction is killed at three moments, training at four, each other verb at two; ``VITRINE_KILLS=10`` kills each at ten.
+Prediction is killed at two moments, training at three, each other verb at one; ``VITRINE_KILLS=10`` kills each at ten.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def test_what_was_killed_ends_as_if_nothing_had_happened(name: str, undisturbed:
         assert [file for file in whole if again[file] != whole[file]] == [], f"killed at {change} of {changes}"
 
     with ThreadPoolExecutor(2) as pool:
-        kills = (KILLS or (3 if name in ("train", "predict") else 2)) + (
+        kills = (KILLS or (2 if name in ("train", "predict") else 1)) + (
             name == "train"
         )  # which keeps decoded pictures
         list(pool.map(kill_and_continue, moments(changes, kills, name)))

@@ -78,10 +78,11 @@ def test_any_field_of_any_file_may_be_anything(name: str, run: Path) -> None:
     lines = name.endswith(".jsonl")
     content = json.loads(intact.splitlines()[0] if lines else intact)
     failures = []
-    for what, changed in changes_of(content):
+    for number, (what, changed) in enumerate(changes_of(content)):
         text = json.dumps(changed) + "\n" + "\n".join(intact.splitlines()[1:]) if lines else json.dumps(changed)
         file.write_text(text)
-        for read in (read_whole, open_classifier) if name == "config.json" else (read_whole,):
+        opens = name == "config.json" and number % 3 == 0  # the slower reader: every third change, so of every field
+        for read in (read_whole, open_classifier) if opens else (read_whole,):
             try:
                 read(run if read is read_whole else str(run))  # type: ignore[operator]
             except VitrineError as error:

@@ -17,7 +17,7 @@ from support.tiny_captioners import save_tiny
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # names of pictures in letters that no font has
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance]
 NOTHING_TO_GET_WRONG = ("GET /api/models", "GET /healthz", "GET /metrics")
-FEW = settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
