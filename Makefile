@@ -13,9 +13,9 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 # Run, not only looked up: a version manager's python3.12 may be on the PATH and yet not start.
 PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c '$(USABLE)' >/dev/null 2>&1 && echo $(name))))
 
-# Four workers, on two cores too, since some tests wait for processes of their own; and one thread each: a worker loads all of
+# Three workers, on two cores too, since some tests wait for processes of their own; and one thread each: a worker loads all of
 # torch, and threads of two processes get in each other's way.
-WORKERS ?= 4
+WORKERS ?= 3
 # Bytecode is written, whatever a person has set: many tests start a Python.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -15,7 +15,7 @@ from support.paths import TESTS
 from support.warm_python import WarmPython
 
 # A busy machine is slow now and then: how long one example takes says nothing about the code.
-settings.register_profile("vitrine", deadline=None)
+settings.register_profile("vitrine", deadline=None, max_examples=40)
 settings.load_profile("vitrine")
 
 # Files that take longest: begun first, so that no worker is left alone with one at the end.
