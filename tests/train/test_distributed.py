@@ -232,7 +232,8 @@ def test_a_killed_process_ends_them_all_and_one_goes_on(
     out, err = training_process.communicate(timeout=60)
     assert training_process.returncode != 0 and not out
     lines = [line for line in err.splitlines() if line.startswith("vitrine: ")]
-    assert len(lines) == 1 and "Another process of this training ended" in lines[0], err
+    # torchrun ends the first process too, on a busy machine before that has noticed: then nobody says it.
+    assert len(lines) <= 1 and all("Another process of this training ended" in line for line in lines), err
     assert "[rank0]: Traceback" not in err
     assert not any(p.is_running() for p in trainers)
     state = torch.load(tmp_path / "run" / "state" / "training.pt", weights_only=True)
