@@ -159,17 +159,26 @@ class HFCaptioner(nn.Module, ABC):
         return logits_BTV.float(), cells_LBHTK / total_LBHT1, past
 
     def cache(self, layers: Layers) -> Any:
-        """The library's cache with these keys and values, without copying them; for one call.
+        """The library's cache with these keys and values; see :func:`cache_of`."""
+        return cache_of(self._library, layers)
 
-        The library's own constructor would copy them. A cache that grows makes new tensors, so these do not change.
-        """
-        cache = self._library.DynamicCache()
-        for keys, values in layers:
-            layer = self._library.cache_utils.DynamicLayer()
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys, values
-            cache.layers.append(layer)
-        return cache
+
+def cache_of(library: Any, layers: Layers) -> Any:
+    """The library's cache with these keys and values, without copying them; for one call.
+
+    The library's own constructor would copy them. A cache that grows makes new tensors, so these do not change.
+
+    Args:
+        library: the module ``transformers``.
+        layers: keys and values, a pair a layer.
+    """
+    cache = library.DynamicCache()
+    for keys, values in layers:
+        layer = library.cache_utils.DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
 
 
 def patch_grid(size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:

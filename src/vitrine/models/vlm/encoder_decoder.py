@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitrine.errors import ModelError
 from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
+from vitrine.models.hf_captioners.base import cache_of
 from vitrine.models.vlm.attention_rows import RowRecorder, recording
 from vitrine.models.vlm.families import Family
 from vitrine.models.vlm.model import (
@@ -166,7 +167,9 @@ class EncoderDecoderModel(VisionLanguageModel):
             attention = [prefill.attention_LHN for prefill in prefills]
             cells_LBHK, queries_LBHN = self._cells(encoder_output, attention), self._queries(attention)
             return DecoderOutput(logits_BV, cells_LBHK, DecoderState.after(prefills), queries_LBHN)
-        cache = self._library.EncoderDecoderCache(self._cache_of(state.layers), self._cache_of(state.cross_layers))
+        cache = self._library.EncoderDecoderCache(
+            cache_of(self._library, state.layers), cache_of(self._library, state.cross_layers)
+        )
         library_output = self._library.modeling_outputs.BaseModelOutput(last_hidden_state=state.states_BSD)
         with recording(RowRecorder(layers=self._row_layers)) as recorder:
             output = self.family.language_model(self.model)(
@@ -183,13 +186,3 @@ class EncoderDecoderModel(VisionLanguageModel):
         next_state = replace(state, layers=layers)
         cells_LBHK, queries_LBHN = self._cells(encoder_output, attention), self._queries(attention)
         return DecoderOutput(output.logits[:, -1].float(), cells_LBHK, next_state, queries_LBHN)
-
-    def _cache_of(self, layers: Layers) -> Any:
-        """The library's cache with these keys and values, without copying them; for one call."""
-        cache = self._library.DynamicCache()
-        for keys, values in layers:
-            layer = self._library.cache_utils.DynamicLayer()
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys, values
-            cache.layers.append(layer)
-        return cache
