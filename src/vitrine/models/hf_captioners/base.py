@@ -22,7 +22,7 @@ from vitrine.models.captioner.model import DecoderOutput, EncoderOutput, KVCache
 from vitrine.results import count_of
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
-"""Keys and values of each decoder layer, (B, H, tokens, E) both."""
+"""Keys and values of each decoder layer, (B, H, tokens, E) both; of one with a sliding window, the newest ones."""
 
 
 @dataclass(frozen=True)

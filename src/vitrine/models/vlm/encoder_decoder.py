@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from vitrine.errors import ModelError
 from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
-from vitrine.models.hf_captioners.base import cache_of
+from vitrine.models.hf_captioners.base import Layers, cache_of
 from vitrine.models.vlm.attention_rows import RowRecorder, recording
 from vitrine.models.vlm.families import Family
 from vitrine.models.vlm.model import (
     DEFAULT_PIECES,
-    Layers,
     Prefill,
     PromptInput,
     VisionLanguageModel,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitrine.errors import ModelError, error_summary
 from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
+from vitrine.models.hf_captioners.base import Layers
 from vitrine.models.vlm.attention_rows import RowRecorder, recording
 from vitrine.models.vlm.families import Family, context_length
 from vitrine.models.vlm.gradient_rows import gradient_attention
@@ -26,9 +27,6 @@ from vitrine.results import count_of
 
 DEFAULT_PIECES = 256
 """Word pieces of an answer at most, where no other number is asked for."""
-
-Layers = tuple[tuple[Tensor, Tensor], ...]
-"""Keys and values of each layer, (B, H, S, E) both; of a layer with a sliding window, only the newest."""
 
 
 @dataclass(frozen=True, eq=False)
