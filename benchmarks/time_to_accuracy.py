@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,20 +94,51 @@ def prepare(name: str, data: Path | None, out: Path) -> Path:
     return (pictures if pictures.is_dir() else write_scenes(pictures, "new", _SCENES)).resolve()
 
 
+def write_tenth(data: Path, out: Path) -> Path:
+    """Links to every tenth picture of each class, one at least, on which an epoch is timed."""
+    tenth = out / "tenth"
+    for file in (
+        file
+        for split in ("train", "validation", "test")
+        for folder in sorted((data / split).iterdir())
+        for file in sorted(folder.iterdir())[::10]
+    ):
+        link = tenth / file.relative_to(data)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(file)
+    return tenth
+
+
 def measure(name: str, data: Path, out: Path, seconds: float, seeds: Sequence[int]) -> Iterator[Entry]:
     """Every way to train."""
     ways = [("vitrine", OURS, 1 / 3), ("vitrine", OURS, 1.0)]
     ways += [(tool, recipe, 1.0) for tool in TOOLS[1:] for recipe in (USUAL, OURS)]
     chosen = SETS[name]
     for tool, recipe, share in ways:
-        done = []
-        for seed in seeds:
-            ours = (chosen.recipe, chosen.fields)
-            job = Job(tool, recipe, ours, str(data), share * seconds, chosen.head_only, seed)
-            done.append(trained(job, out / f"{name}-{tool}-{recipe}-{share * seconds:.0f}-{seed}.json"))
+        first = Job(tool, recipe, (chosen.recipe, chosen.fields), str(data), 1, chosen.head_only, 0)
+        epochs = epochs_within(share * seconds, *epoch_seconds(first, data, out, f"{name}-{tool}-{recipe}"))
+        done = [
+            trained(replace(first, epochs=epochs, seed=seed), out / f"{name}-{tool}-{recipe}-{epochs}-{seed}.json")
+            for seed in seeds
+        ]
         found = [each["accuracy"] for each in done]
         spent = sum(each["seconds"] for each in done) / len(done)
         yield Entry(tool, recipe, share, Spread.of(found), sum(found) / len(found), done[0]["epochs"], spent)
+
+
+def epoch_seconds(job: Job, data: Path, out: Path, name: str) -> tuple[float, float]:
+    """Processor time of what a training pays once, and of an epoch: by trainings of one and three epochs of a tenth."""
+    tenth = replace(job, data=str(write_tenth(data, out)))
+    one, three = (
+        trained(replace(tenth, epochs=count), out / f"{name}-tenth-{count}.json")["seconds"] for count in (1, 3)
+    )
+    return one - (three - one) / 2, 10 * (three - one) / 2
+
+
+def epochs_within(seconds: float, once: float, epoch: float) -> int:
+    """How many epochs, one at least, a budget has room for."""
+    return max(1, math.floor((seconds - once) / epoch))
 
 
 def trained(job: Job, file: Path) -> dict[str, Any]:

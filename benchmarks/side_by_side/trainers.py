@@ -8,15 +8,15 @@ pictures, and their clock is the processor time of the process and its workers, 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -42,7 +42,7 @@ class Job:
         recipe: "usual" is what the tool's own pages teach, "ours" takes rates, decay and smoothing of vitrine's recipe.
         ours: vitrine's recipe by name, and the fields that are set beside it.
         data: folder with train, validation and test, a folder a class in each.
-        seconds: of processor time, from the starting weights to the trained ones; vitrine's validation is part of it.
+        epochs: of the training; its schedule ends with them.
         head_only: whether the backbone stays as it is.
         seed: of weights, order and random changes.
     """
@@ -51,15 +51,15 @@ class Job:
     recipe: str
     ours: tuple[str, tuple[str, ...]]
     data: str
-    seconds: float
+    epochs: int
     head_only: bool
     seed: int
 
-    def our_recipe(self, epochs: int) -> Recipe:
+    def our_recipe(self) -> Recipe:
         """vitrine's recipe with this seed and so many epochs; its warm-up is a quarter of them at most."""
         name, fields = self.ours
-        recipe = override(load_recipe(name), [*fields, f"seed={self.seed}", f"epochs={epochs}"])
-        return override(recipe, [f"warmup_epochs={min(recipe.warmup_epochs, epochs / 4)}"])
+        recipe = override(load_recipe(name), [*fields, f"seed={self.seed}", f"epochs={self.epochs}"])
+        return override(recipe, [f"warmup_epochs={min(recipe.warmup_epochs, self.epochs / 4)}"])
 
 
 def processor_seconds() -> float:
@@ -91,12 +91,18 @@ class Pictures(torch.utils.data.Dataset[Any]):
 
 
 class Trainer(ABC):
-    """A tool's training of one job."""
+    """A tool's training of one job.
+
+    Attributes:
+        libraries: what a process imports once, before the clock runs.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("vitrine.train.run",)
 
     def __init__(self, job: Job) -> None:
         self.job, self.data = job, Path(job.data)
         self.classes = len({label for _, label in read_split(self.data, "train")})
-        recipe = job.our_recipe(1)
+        recipe = job.our_recipe()
         torch.manual_seed(job.seed)
         built = load_model(
             recipe.model,
@@ -106,10 +112,12 @@ class Trainer(ABC):
             model_args=recipe.model_args,
         )
         self.started_from, self.input, self.ours = built.module, built.input, recipe
+        for library in self.libraries:
+            import_module(library)
 
     @abstractmethod
-    def train(self, epochs: int) -> nn.Module:
-        """From the starting weights, so many epochs; the module takes normalised pixels to logits or their holder."""
+    def train(self) -> nn.Module:
+        """From the starting weights, the job's epochs; the module takes normalised pixels to logits or their holder."""
 
     def transform(self, *, training: bool) -> Any:
         """By timm's own factory, which both peers' users know: its defaults, or vitrine's smallest crop."""
@@ -167,17 +175,19 @@ def _logits(out: Any) -> Tensor:
 class Vitrine(Trainer):
     """``vitrine train``, and the weights that it kept: the best on validation pictures."""
 
-    def train(self, epochs: int) -> nn.Module:
+    def train(self) -> nn.Module:
         with tempfile.TemporaryDirectory() as folder:
             fields = ["tune=head"] if self.job.head_only else []
-            train(self.job.data, override(self.job.our_recipe(epochs), fields), Path(folder, "run"))
+            train(self.job.data, override(self.ours, fields), Path(folder, "run"))
             return load_model(str(Path(folder, "run")), pretrained=True).module
 
 
 class TimmLoop(Trainer):
     """timm's model and transforms in a loop of one's own: AdamW, cosine after a warm-up."""
 
-    def train(self, epochs: int) -> nn.Module:
+    libraries = ("timm.data", "timm.optim", "timm.scheduler")
+
+    def train(self) -> nn.Module:
         from timm.optim import create_optimizer_v2
         from timm.scheduler import CosineLRScheduler
 
@@ -196,11 +206,11 @@ class TimmLoop(Trainer):
         )
         rows = Pictures(read_split(self.data, "train"), self.transform(training=True), mappings=False)
         loader = torch.utils.data.DataLoader(rows, ours.batch_size, shuffle=True, drop_last=True)
-        steps = epochs * len(loader)
+        steps = self.job.epochs * len(loader)
         schedule = CosineLRScheduler(optimizer, t_initial=steps, warmup_t=max(1, steps // 10), t_in_epochs=False)
         smoothing = 0.1 if usual else ours.label_smoothing
         module.train()
-        for step, (pixels_BCHW, labels_B) in enumerate(_repeated(loader, epochs)):
+        for step, (pixels_BCHW, labels_B) in enumerate(_repeated(loader, self.job.epochs)):
             schedule.step_update(step)
             optimizer.zero_grad()
             functional.cross_entropy(module(pixels_BCHW), labels_B, label_smoothing=smoothing).backward()
@@ -211,7 +221,9 @@ class TimmLoop(Trainer):
 class TransformersTrainer(Trainer):
     """The Trainer as the library's page on image classification sets it: AdamW at 5e-5, linear after a warm-up."""
 
-    def train(self, epochs: int) -> nn.Module:
+    libraries = ("timm.data", "transformers.trainer")
+
+    def train(self) -> nn.Module:
         import transformers
 
         ours, usual = self.ours, self.job.recipe == USUAL
@@ -225,7 +237,7 @@ class TransformersTrainer(Trainer):
                 learning_rate=5e-5 if usual else min(ours.learning_rate, 1e-3),
                 weight_decay=0.0 if usual else 0.05,
                 label_smoothing_factor=0.0 if usual else ours.label_smoothing,
-                num_train_epochs=epochs,
+                num_train_epochs=self.job.epochs,
                 warmup_steps=0.1,
                 lr_scheduler_type="linear" if usual else "cosine",
                 save_strategy="no",
@@ -246,30 +258,13 @@ def _repeated(loader: Any, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
 KINDS: dict[str, type[Trainer]] = {"vitrine": Vitrine, "timm": TimmLoop, "transformers": TransformersTrainer}
 
 
-def seconds_of(job: Job, epochs: int) -> tuple[float, nn.Module]:
-    """Processor time of a training of so many epochs, and what it made."""
+def run(job: Job) -> dict[str, Any]:
+    """The training, its processor time from the starting weights to the trained ones, and its accuracy afterwards."""
     trainer = KINDS[job.tool](job)
     began = processor_seconds()
-    module = trainer.train(epochs)
-    return processor_seconds() - began, module
-
-
-def epochs_within(seconds: float, one: float, two: float) -> int:
-    """How many epochs, one at least, a budget has room for, where one epoch takes ``one`` second and two take ``two``.
-
-    The part that an epoch more does not repeat is paid once; an epoch more counts a twentieth of the first at least,
-    which a machine that hesitated in the first cannot undercut.
-    """
-    return max(1, math.floor(1 + (seconds - one) / max(two - one, 0.05 * one)))
-
-
-def run(job: Job) -> dict[str, Any]:
-    """As many epochs as the budget has room for, measured by a training of one and one of two; then the real one."""
-    seconds_of(job, 1)  # what is loaded and compiled once
-    epochs = epochs_within(job.seconds, seconds_of(job, 1)[0], seconds_of(job, 2)[0])
-    spent, module = seconds_of(job, epochs)
-    accuracy = KINDS[job.tool](job).accuracy(module)
-    return {"job": asdict(job), "epochs": epochs, "seconds": spent, "accuracy": accuracy}
+    module = trainer.train()
+    spent = processor_seconds() - began
+    return {"job": asdict(job), "epochs": job.epochs, "seconds": spent, "accuracy": trainer.accuracy(module)}
 
 
 def main() -> None:

@@ -46,28 +46,36 @@ def test_others_at_their_best_compute_the_same_and_learn(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("seconds", "one", "two", "epochs"),
-    [(100, 12, 22, 9), (100, 10, 20, 10), (5, 10, 20, 1), (20, 10, 10, 21), (30, 10, 9, 41)],
-    ids=["a fixed part", "none", "less than one", "as fast", "faster"],
+    ("seconds", "once", "epoch", "epochs"),
+    [(100, 2, 10, 9), (100, 0, 10, 10), (5, 10, 10, 1), (30, -1, 10, 3)],
+    ids=["a part paid once", "none", "less than one", "a clock that wavered"],
 )
-def test_epochs_fill_the_budget(seconds: float, one: float, two: float, epochs: int) -> None:
-    from side_by_side.trainers import epochs_within
+def test_epochs_fill_the_budget(seconds: float, once: float, epoch: float, epochs: int) -> None:
+    from time_to_accuracy import epochs_within
 
-    assert epochs_within(seconds, one, two) == epochs
+    assert epochs_within(seconds, once, epoch) == epochs
 
 
 def test_finished_trainings_are_read_and_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time_to_accuracy
     from side_by_side.trainers import TOOLS
 
-    def run(job: time_to_accuracy.Job) -> str:
-        asked.append((job.tool, job.recipe, round(job.seconds), job.seed))
-        return json.dumps({"epochs": 2, "seconds": job.seconds, "accuracy": 0.5 + 0.1 * job.seed})
+    for split in ("train", "validation", "test"):
+        (tmp_path / split / "ring").mkdir(parents=True)
+        for number in range(11):
+            (tmp_path / split / "ring" / f"{number:02}.png").touch()
 
-    asked: list[tuple[str, str, int, int]] = []
+    def run(job: time_to_accuracy.Job) -> str:
+        jobs.append((job.tool, job.recipe, Path(job.data).name, job.epochs, job.seed))
+        seconds = 2 + job.epochs * (0.4 if job.data.endswith("tenth") else 4)
+        return json.dumps({"epochs": job.epochs, "seconds": seconds, "accuracy": 0.5 + 0.1 * job.seed})
+
+    jobs: list[tuple[str, str, str, int, int]] = []
     monkeypatch.setattr(time_to_accuracy, "run_apart", run)
     for _ in range(2):
         entries = list(time_to_accuracy.measure("probe", tmp_path, tmp_path / "out", 60.0, range(2)))
-    assert len(asked) == len(set(asked)) == 2 * 6
-    assert {tool for tool, *_ in asked} == set(TOOLS)
-    assert entries[0].row() == "| vitrine | ours | 0.33 | 20 | 2 | 0.550 (0.500 to 0.600) |"
+    assert len(jobs) == len(set(jobs)) == 2 * 5 + 2 * 6
+    assert {tool for tool, *_ in jobs} == set(TOOLS)
+    assert [each.name for each in sorted((tmp_path / "out/tenth/train/ring").iterdir())] == ["00.png", "10.png"]
+    assert entries[0].row() == "| vitrine | ours | 0.33 | 18 | 4 | 0.550 (0.500 to 0.600) |"
+    assert entries[1].epochs == 14, "2 s once, and 4 an epoch, in 60"
