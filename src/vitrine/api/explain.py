@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace as with_fields
 from typing import TYPE_CHECKING, Any
 
 from vitrine.api.options import (
@@ -19,14 +20,18 @@ from vitrine.api.options import (
     text_for_ray,
 )
 from vitrine.api.progress import reading_progress, say_bulk_result, say_notes, say_unreadable, say_unwritten
+from vitrine.attribution.registry import ALL_METHODS, METHODS
 from vitrine.errors import UsageError
 from vitrine.messages import quiet_messages
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vitrine.api.load import ModelLike
     from vitrine.attribution.foreign_methods import MapFunction
     from vitrine.attribution.methods import Method
     from vitrine.bulk.run import BulkResult, BulkSettings
+    from vitrine.explain.method_sheet import MethodSheets, SheetSettings
     from vitrine.explain.positions import PositionsResult
     from vitrine.explain.run import ExplainResult, ExplainSettings
     from vitrine.explain.score import MethodScores
@@ -37,7 +42,7 @@ def explain(
     images: Any,
     out: PathLike | None = None,
     *,
-    method: str | MapFunction = "attention",
+    method: str | MapFunction | Sequence[str | MapFunction] = "attention",
     layer: int = -1,
     heads: str | int = "mean",
     query: str | tuple[int, int] = "auto",
@@ -66,8 +71,8 @@ def explain(
     csv_safe: bool = False,
     normalised: bool = False,
     quiet: bool = False,
-) -> ExplainResult | BulkResult:
-    """Draw what a model looks at on each picture, into a folder or in memory.
+) -> ExplainResult | MethodSheets | BulkResult:
+    """Draw what a model looks at on each picture, into a folder or in memory; or by several methods, on one sheet.
 
     Args:
         model: a model reference, what :func:`vitrine.load` opened, or a module in memory.
@@ -77,7 +82,8 @@ def explain(
             ``pictures``, which draw themselves, and so keep their photographs.
         method: a method of :data:`vitrine.attribution.registry.ENTRIES`, ``captum:NAME`` or ``cam:NAME``; or a function
             of yours: called with the module, normalised pixels (B, C, H, W) and class indices (B,), it gives scores
-            (B, rows, columns).
+            (B, rows, columns). Of several, or ``all`` of vitrine's own, sheets are drawn: a row a picture, a column a
+            method, one scale; ``target``, ``against`` and ``seed`` act on those that have them.
         layer: of attention, gradcam and value-norm: from 0, or from the end with -1.
         heads: of attention: mean, max, min, a number from 0 (-1 is the last), or each (with ``out``: a panel each).
         query: of attention: who looks: auto, class, distillation, pool, or a patch as (row, column) from 0.
@@ -123,6 +129,37 @@ def explain(
     _require_figures(out, format, replace, csv_safe)
     bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
     require_local(resume, bulk)
+    if several := _several_methods(method):
+        return _draw_sheets(
+            model,
+            images,
+            normalised,
+            optional_path(out),
+            _sheet_settings(
+                several,
+                None if target is None else str(target),
+                against,
+                {
+                    "layer": layer != -1,
+                    "heads": heads != "mean",
+                    "query": query != "auto",
+                    "window": window != 0,
+                    "matrix": matrix,
+                    "check": check,
+                    "stretch": stretch,
+                    "engine": bulk is not None,
+                },
+                scale=scale,
+                smooth=not patches,
+                contour=contour,
+                kind=format,
+                seed=seed,
+            ),
+            {"precision": precision, "architecture": arch, "names": optional_path(names)},
+            {"limit": limit, "batch_size": batch_size, "replace_others": replace},
+            quiet=quiet,
+            csv_safe=csv_safe,
+        )
     _require_known(method, bulk)
     settings = _explain_settings(
         _method(method, layer, heads, query, window, against, seed),
@@ -174,6 +211,98 @@ def explain(
         return result
 
 
+def _several_methods(method: str | MapFunction | Sequence[str | MapFunction]) -> tuple[str | MapFunction, ...]:
+    """The methods of a sheet; none where one method is drawn by itself.
+
+    Raises:
+        UsageError: a list of none or one, which says neither.
+    """
+    if isinstance(method, str):
+        return METHODS if method == ALL_METHODS else ()
+    if callable(method):
+        return ()
+    methods = tuple(each for one in method for each in (METHODS if one == ALL_METHODS else (one,)))
+    if len(methods) < 2:
+        raise UsageError(
+            f"method = {list(method)!r} names {len(methods)}: give one method by itself, two or more, or all."
+        )
+    return methods
+
+
+def _sheet_settings(
+    methods: Sequence[str | MapFunction],
+    target: str | None,
+    against: str | int | None,
+    of_one: dict[str, bool],
+    *,
+    seed: int,
+    **look: Any,
+) -> SheetSettings:
+    """What a sheet draws; a class, and one that it is compared with, act on the methods that have them.
+
+    Args:
+        methods: two or more.
+        target: the class that maps are for.
+        against: the class that it is compared with.
+        of_one: by options that a sheet lacks, whether one was given.
+        seed: of what methods draw, and of the choice of pictures.
+        look: further fields of the settings.
+
+    Raises:
+        ModelError: no such method.
+        UsageError: none of the methods explains a class, or an option of a method drawn by itself was given.
+    """
+    for option, is_on in of_one.items():
+        if is_on:
+            raise UsageError(
+                f"--{option} is for a method drawn by itself, and a sheet of several methods would ignore it.\n"
+                "Leave it out, or give one --method."
+            )
+    from vitrine.attribution.methods import Method, function_name
+    from vitrine.explain.method_sheet import SheetSettings
+
+    plain = [
+        Method(each, seed=seed) if isinstance(each, str) else Method(function_name(each), seed=seed, function=each)
+        for each in methods
+    ]
+    for option, value, has_it in (
+        ("target", target, any(each.for_a_class for each in plain)),
+        ("against", against, any(each.entry.takes_contrast for each in plain)),
+    ):
+        if value is not None and not has_it:
+            raise UsageError(f"None of these methods has the option --{option}: leave it out, or add one that has.")
+    chosen = tuple(with_fields(each, against=against) if each.entry.takes_contrast else each for each in plain)
+    return SheetSettings(chosen, target, seed=seed, **look)
+
+
+def _draw_sheets(
+    model: ModelLike,
+    images: Any,
+    normalised: bool,
+    out: Path | None,
+    settings: SheetSettings,
+    opening: dict[str, Any],
+    work: dict[str, Any],
+    *,
+    quiet: bool,
+    csv_safe: bool,
+) -> MethodSheets:
+    """Open the model and the pictures, and draw sheets of several methods.
+
+    ``opening`` and ``work`` are arguments of :func:`vitrine.explain.method_sheet.explain_by_methods`.
+    """
+    from vitrine.api.load import classifier_and_pictures, in_eval_mode
+    from vitrine.explain.method_sheet import explain_by_methods
+
+    with quiet_messages(quiet), csv_cells(csv_safe):
+        classifier, inputs = classifier_and_pictures(model, images, normalised, *opening.values())
+        with reading_progress("Explaining") as progress, in_eval_mode(classifier):
+            result = explain_by_methods(classifier, inputs, out, settings, **opening, **work, progress=progress)
+        say_notes(result.notes)
+        say_unreadable(result.unreadable)
+        return result
+
+
 def _require_figures(out: PathLike | None, kind: str, replace: bool, csv_safe: bool) -> None:
     """Refuse a kind of figure that there is not, and options of figures where none is written.
 
@@ -192,7 +321,7 @@ def _explain_settings(method: Method, target: str | None, **fields: Any) -> Expl
     return ExplainSettings(method, target, **fields)
 
 
-def _require_known(method: str | MapFunction, bulk: BulkSettings | None) -> None:
+def _require_known(method: str | MapFunction | Sequence[str | MapFunction], bulk: BulkSettings | None) -> None:
     """Refuse a person's own function where other processes, or machines, would have to have it.
 
     Raises:
@@ -203,7 +332,7 @@ def _require_known(method: str | MapFunction, bulk: BulkSettings | None) -> None
 
 
 def _method(
-    method: str | MapFunction,
+    method: str | MapFunction | Sequence[str | MapFunction],
     layer: int,
     heads: str | int,
     query: str | tuple[int, int],
@@ -214,6 +343,7 @@ def _method(
     """The method that is drawn; it refuses options that it does not have."""
     from vitrine.attribution.methods import Method, function_name
 
+    assert isinstance(method, str) or callable(method), "several methods are drawn on sheets"
     name, function = (method, None) if isinstance(method, str) else (function_name(method), method)
     return Method(name, layer, "mean" if heads == "each" else heads, query, window, against, seed, function)
 
@@ -246,7 +376,7 @@ def score(
         data: as :func:`vitrine.check` takes them, or a folder of pictures, or pictures in memory as
             :func:`vitrine.predict` takes them; labels are not needed, and of pictures in memory not looked at.
         out: a folder for methods.csv, scores.json and a figure; None writes nothing.
-        method: one method or several, as :func:`explain` takes them; none is all of vitrine's own.
+        method: one method or several, as :func:`explain` takes them; none, or ``all``, is all of vitrine's own.
         layers: also every other layer's attention.
         split: train, validation or test; None is test where there is one.
         masks: a folder of masks, or COCO instances; None is ``masks/`` beside the data.
@@ -281,6 +411,7 @@ def score(
 
     require_counts(batch_size=batch_size, limit=limit)
     methods = (method,) if isinstance(method, str) or callable(method) else tuple(method)
+    methods = tuple(each for one in methods for each in (METHODS if one == ALL_METHODS else (one,)))
     functions = {function_name(each): each for each in methods if not isinstance(each, str)}
     method_names = [each if isinstance(each, str) else function_name(each) for each in methods]
     plan = ScoreSettings(

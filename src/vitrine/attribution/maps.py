@@ -176,3 +176,24 @@ def display_scores(scores_RC: Floats, unit: Unit) -> Floats:
         return scores_RC
     mean = float(scores_RC.mean())
     return scores_RC / mean if mean > 0 else np.zeros_like(scores_RC)
+
+
+_LEAST_SIZES: Mapping[Unit, float] = {
+    "drop": 0.01,
+    "gain": 0.01,
+    "logit": 0.01,
+}  # so that next to nothing looks like it
+
+
+def mean_size_multiples(scores_RC: Floats, unit: Unit) -> tuple[Floats, float]:
+    """One map in multiples of the mean size of its scores, mean |s|, and that size, so that methods can stand together.
+
+    Of scores that cannot be negative these are multiples of uniform, as :func:`display_scores` has them. The mean size
+    of signed scores in probabilities or logits counts as 0.01 where it is less: a map of next to nothing stays one.
+
+    Returns:
+        float32 (R, C), zeros where no score has a size; and what 1 is, in the method's unit.
+    """
+    one = max(float(np.abs(scores_RC).mean(dtype=np.float64)), _LEAST_SIZES.get(unit, 0.0))
+    multiples_RC: Floats = (scores_RC / one if one > 0 else np.zeros_like(scores_RC)).astype(np.float32)
+    return multiples_RC, one

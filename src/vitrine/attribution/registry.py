@@ -234,6 +234,9 @@ ENTRIES: tuple[MethodEntry, ...] = (
 
 METHODS: tuple[str, ...] = tuple(entry.name for entry in ENTRIES)
 
+ALL_METHODS = "all"
+"""In place of a method's name: all of them."""
+
 CORE_METHODS = ("attention", "rollout", "relevance", "gradcam", "occlusion")
 """Methods that a demonstration and a report score, where nobody asks for all."""
 

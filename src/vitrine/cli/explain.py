@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitrine.attribution.method_options import OPTIONS, list_methods, methods_with, refuse_options
-from vitrine.attribution.registry import DRAWING_METHODS, is_own_function
+from vitrine.attribution.registry import ALL_METHODS, DRAWING_METHODS, METHODS, is_own_function
 from vitrine.cli import show
 from vitrine.cli.options import (
     AddressOption,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _OF_SCORES = ("masks", "category", "split", "curves", "layers", "encoding")
 _OF_METHODS = tuple(option for option in OPTIONS if option != "seed")  # --seed is of checks, limits and scores too
+_OF_ONE_METHOD = ("layer", "heads", "query", "window", "matrix", "check", "stretch", "engine")
 _OF_FIGURES = (*_OF_METHODS, "check", "stretch", "scale", "patches", "contour", "kind", "replace", "engine")
 _OF_ENGINES = ("ray_address", "workers", "part_size", "resume")
 
@@ -56,7 +58,8 @@ def explain(
         list[str] | None,
         typer.Option(
             help=f"{list_methods()}; or captum:NAME, cam:NAME (extras captum, grad-cam), or MODULE:FUNCTION, your own "
-            "Python. With --score it may be repeated; all of vitrine's own are scored without it."
+            "Python. Repeated, or all: one sheet with a column a method. With --score all of vitrine's own are scored "
+            "without it."
         ),
     ] = None,
     layer: Annotated[int, typer.Option(help=f"Of {methods_with('layer')}: from 0, or from the end with -1.")] = -1,
@@ -186,13 +189,9 @@ def explain(
         show.result(scores, scores.text, as_json)
         return
     refuse_explicit(explicit, _OF_SCORES, "with --score")
-    if method and len(method) > 1:
-        raise UsageError("Several methods can be scored (--score DATA), and one drawn: give one --method.")
-    name = method[0] if method else "attention"
-    if not check and limit is None and name not in DRAWING_METHODS:
-        refuse_explicit(explicit, ("seed",), "with --check, --limit or --score")
-    refuse_options(name, [option for option in _OF_METHODS if option in explicit], lambda option: explicit[option])
+    methods = _methods_with(explicit, method or ["attention"], draws_pictures=check or limit is not None)
     from vitrine.api.explain import explain as run
+    from vitrine.explain.method_sheet import MethodSheets
     from vitrine.explain.run import ExplainResult
 
     with show.how_to_continue("--resume", lambda: engine == "ray"):
@@ -200,7 +199,7 @@ def explain(
             model,
             images,
             out,
-            method=_named_method(name),
+            method=_named_method(methods[0]) if len(methods) == 1 else [_named_method(name) for name in methods],
             layer=layer,
             heads=_head(heads),
             query=_query(query),
@@ -229,8 +228,32 @@ def explain(
         )
     if isinstance(result, ExplainResult):
         show.result(result, lambda: show.explained_summary(result), as_json)
+    elif isinstance(result, MethodSheets):
+        show.result(result, result.text, as_json)
     elif as_json:
         show.json(result)
+
+
+def _methods_with(explicit: Mapping[str, str], names: Sequence[str], *, draws_pictures: bool) -> tuple[str, ...]:
+    """The methods that are drawn, each of which has the options that were given.
+
+    Args:
+        explicit: the options that were given.
+        names: of methods, or all.
+        draws_pictures: whether a seed is that of checks or of the choice of pictures.
+
+    Raises:
+        UsageError: an option would be ignored.
+    """
+    methods = tuple(each for one in names for each in (METHODS if one == ALL_METHODS else (one,)))
+    if not draws_pictures and not set(methods) & set(DRAWING_METHODS):
+        refuse_explicit(explicit, ("seed",), "with --check, --limit or --score")
+    if len(methods) > 1:
+        refuse_explicit(explicit, (*_OF_ONE_METHOD, *_OF_ENGINES), "where one method is drawn by itself")
+    else:
+        options = [option for option in _OF_METHODS if option in explicit]
+        refuse_options(methods[0], options, lambda option: explicit[option])
+    return methods
 
 
 def _named_method(name: str) -> str | MapFunction:

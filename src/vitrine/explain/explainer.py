@@ -207,7 +207,7 @@ class Explainer:
             prefix_share=prefix_share,
             method=self.method.describe(self.classifier.module),
             notes=self._notes(probabilities_C, target_index, prefix_share, is_blank=not scores_RC.any()),
-            transform=self._transform_of(sample),
+            transform=self.transform_of(sample),
             verdict=None if check is None else check.verdict,
             outlier_patches=() if check is None else check.outlier_patches,
             masked_RC=None if check is None else _mask_outliers(scores_RC, check.outliers_RC, maps.unit),
@@ -215,7 +215,7 @@ class Explainer:
             query=self._query,
         )
 
-    def _transform_of(self, sample: Sample) -> EvalTransform:
+    def transform_of(self, sample: Sample) -> EvalTransform:
         """How the model sees a photograph: one that is normalised already, as it is."""
         if isinstance(sample.picture, NormalisedPicture):
             return eval_transform(replace(self.classifier.spec, crop=1.0, crop_mode="squash"))

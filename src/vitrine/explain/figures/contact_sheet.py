@@ -198,7 +198,7 @@ def _cells(groups: Sequence[Sequence[MapPicture]]) -> _Cells:
     columns = min(most, len(groups)) if len(groups) > 3 else min(most, max(2, len(groups)))
     across = (WIDTH - 2 * MARGIN + _BETWEEN) / columns - _BETWEEN
     box = min(1.9, (across - _WITHIN * (drawings - 1)) / drawings)
-    label = 0.2 + LINE * max(len(_lines(each, len(group) == 1)) for group in groups for each in group)
+    label = 0.2 + LINE * max(len(answer_lines(each, len(group) == 1)) for group in groups for each in group)
     heights = [
         max(_drawing_size(each, box)[1] for group in groups[start : start + columns] for each in group) + label
         for start in range(0, len(groups), columns)
@@ -232,24 +232,28 @@ def _cell(figure: Figure, group: Sequence[MapPicture], scale: Scale, left: float
             contour=picture.contour,
         )
         if len(group) > 1:
-            _write(figure, _lines(picture, is_alone=False), at, foot, cells.box)
+            write_lines(figure, answer_lines(picture, is_alone=False), at, foot, cells.box)
     if len(group) == 1:
-        _write(figure, _lines(group[0], is_alone=True), left, foot, max(cells.across, 2 * width))
+        write_lines(figure, answer_lines(group[0], is_alone=True), left, foot, max(cells.across, 2 * width))
     else:
         true = group[0].true
         names = [("", group[0].name, "", GREY), *([] if true is None else [("true: ", true, "", INK)])]
-        _write(figure, names, left, foot, cells.box)
+        write_lines(figure, names, left, foot, cells.box)
 
 
-_Line = tuple[str, str, str, str]  # before a label, the label, after it, colour
+LabelLine = tuple[str, str, str, str]
+"""Words before a label, the label, words after it, and their colour."""
 
 
-def _lines(picture: MapPicture, is_alone: bool) -> list[_Line]:
-    """What stands under a map: the answer, the truth where it is another, the file, and the verdict."""
+def answer_lines(picture: MapPicture, is_alone: bool) -> list[LabelLine]:
+    """What stands under a map: the answer, the truth where it is another, the file, and the verdict.
+
+    ``is_alone``: no map of the same photograph stands beside it, whose label says the truth and the file already.
+    """
     true, wrong = picture.true, bool(picture.predicted) and picture.true not in (None, picture.predicted)
     chance = "" if picture.probability is None else f"  {percent(picture.probability)}"
     mark = "" if true is None else "  ✗" if wrong else "  ✓"
-    lines: list[_Line] = [("", picture.predicted, chance + mark, INK)] if picture.predicted else []
+    lines: list[LabelLine] = [("", picture.predicted, chance + mark, INK)] if picture.predicted else []
     if is_alone and true is not None and (wrong or not picture.predicted):
         lines.append(("true: ", true, "", WRONG if wrong else INK))
     if is_alone:
@@ -257,7 +261,8 @@ def _lines(picture: MapPicture, is_alone: bool) -> list[_Line]:
     return [*lines, *([("", picture.flag, "", INK)] if picture.flag else [])]
 
 
-def _write(figure: Figure, lines: Sequence[_Line], left: float, foot: float, room: float) -> None:
+def write_lines(figure: Figure, lines: Sequence[LabelLine], left: float, foot: float, room: float) -> None:
+    """Lines in small under a place in inches; labels are shortened until each line fits ``room``."""
     for number, (before, label, after, colour) in enumerate(lines, start=1):
         add_text(figure, left, foot - number * LINE, _cut(before, label, after, room), fontsize=SMALL, color=colour)
 
