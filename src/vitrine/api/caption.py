@@ -109,7 +109,8 @@ def caption(
         replace: remove the figures that another call left in ``out``; without it they are an error.
         batch_size: pictures at a time.
         precision: fp32, or bf16, which computes the image side in bf16; a model that is open keeps its own.
-        device: cpu, cuda, cuda:1 or mps, where a reference is opened; None takes a GPU where there is one.
+        device: cpu, cuda, cuda:1 or mps, where a reference is opened; None takes a GPU where there is one. auto spreads
+            a vision-language model over all GPUs, and puts the rest into memory and on the disk.
         engine: local, or ray: several processes, on this machine or a cluster, part by part.
         ray_address: of the engine ray: a cluster; None is this machine.
         workers: of the engine ray: processes with a model each.

@@ -23,6 +23,7 @@ from vitrine.data.picture_inputs import PictureInput, picture_input
 from vitrine.errors import UsageError
 from vitrine.models.in_memory import evaluating
 from vitrine.models.load import LoadedModel
+from vitrine.models.precision import on_device
 from vitrine.open_model import open_model
 
 if TYPE_CHECKING:  # the faces import all that draws: a verb that draws nothing starts without
@@ -42,6 +43,7 @@ def load(
     precision: str = "auto",
     arch: str | None = None,
     vocab: PathLike | None = None,
+    device: str | None = None,
 ) -> Model | CaptionerModel:
     """Open a model: one in memory, a run folder, ``vitrine/scenes-tiny``, a timm name, ``hf-hub:owner/name``, a file.
 
@@ -59,6 +61,8 @@ def load(
         precision: fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.
         arch: the timm name of the model whose weights the file holds; or ``catr``.
         vocab: of the published captioner, its vocab.txt; None looks beside the weights.
+        device: of a reference: cpu, cuda, cuda:1 or mps; None takes a GPU where there is one. auto spreads a
+            vision-language model over all GPUs, and puts the rest into memory and on the disk.
 
     Raises:
         ModelError, WeightsUnavailableError: it cannot be opened.
@@ -76,6 +80,8 @@ def load(
     from vitrine.api.captioner import CaptionerModel
     from vitrine.api.model import Model
 
+    if device is not None and not isinstance(model, str | os.PathLike):
+        raise UsageError(f"device={device!r} is chosen when a reference is opened, and this model is open already.")
     if isinstance(model, nn.Module):
         if arch is not None or vocab is not None:
             raise UsageError("arch and vocab are of files: leave them out of a module in memory.")
@@ -89,7 +95,8 @@ def load(
         return Model(in_precision(reference, precision) if precision != "auto" else reference)
     if isinstance(reference, Captioner):
         return CaptionerModel(reference)
-    opened_model = open_model(reference, precision, arch, optional_path(vocab))
+    with on_device(device):
+        opened_model = open_model(reference, precision, arch, optional_path(vocab))
     if isinstance(opened_model, Captioner):
         return CaptionerModel(opened_model, arch, optional_path(vocab))
     return Model(opened_model, arch)

@@ -20,11 +20,12 @@ from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.hf_captioners.load import open_transformers_captioner
 from vitrine.models.hub import fetch
 from vitrine.models.kind import captioner_kind, is_hub_reference
-from vitrine.models.precision import default_device
+from vitrine.models.precision import default_device, spreads_over_devices
 from vitrine.models.reference import WeightsFile
 from vitrine.models.vlm.load import open_vision_language_model
 from vitrine.models.vlm.prompt import PromptTransform
 from vitrine.models.vlm.query_tokens import QueryLayers
+from vitrine.models.vlm.spread import Spread
 from vitrine.results import Progress, count_of, no_progress
 from vitrine.runs.environment import weights_notes
 
@@ -203,13 +204,14 @@ def _open_transformers(reference: str, vocabulary: Path | None, precision: str) 
 def _open_vision_language_model(reference: str, vocabulary: Path | None, precision: str) -> Captioner:
     if vocabulary is not None:
         raise UsageError(f"{reference} has word pieces of its own: leave --vocab {vocabulary} out.")
-    model = open_vision_language_model(reference, torch.bfloat16 if precision == "bf16" else torch.float32)
+    devices = Spread() if spreads_over_devices() else default_device()
+    model = open_vision_language_model(reference, "bf16" if precision == "bf16" else "fp32", devices)
     words = Vocabulary(model.tokenizer, start=model.end, end=model.end, pad=model.end)
     model.module.vocabulary = words
-    device = default_device()
-    notes = weights_notes(model.weights)
-    module = model.module.to(device)
-    return Captioner(module, words, model.transform, model.weights, device, precision, notes, reference=reference)
+    notes = (*weights_notes(model.weights), *model.notes)
+    return Captioner(
+        model.module, words, model.transform, model.weights, model.device, precision, notes, reference=reference
+    )
 
 
 def _load_run(folder: Path, vocabulary: Path | None) -> LoadedCaptioner:

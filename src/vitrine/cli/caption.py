@@ -76,7 +76,11 @@ QueryLayersOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option(metavar="cpu|cuda|cuda:N|mps", help="Where the model runs; default: a GPU where there is one."),
+    typer.Option(
+        metavar="cpu|cuda|cuda:N|mps|auto",
+        help="Where the model runs; default: a GPU where there is one. auto spreads a vision-language model over all "
+        "GPUs, and puts the rest into memory and on the disk.",
+    ),
 ]
 JoinOption = Annotated[str, typer.Option(metavar="mean|first|max", help="How the maps of a word's pieces become one.")]
 

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.layers import Attention, GluMlp, Mlp, SwiGLU
@@ -38,7 +38,7 @@ from vitrine.errors import UsageError
 _MIN_BF16_WIDTH = 192
 
 
-_named_device: ContextVar[torch.device | None] = ContextVar("named_device", default=None)
+_named_device: ContextVar[torch.device | Literal["auto"] | None] = ContextVar("named_device", default=None)
 
 
 @contextmanager
@@ -47,12 +47,13 @@ def on_device(name: str | None) -> Iterator[None]:
     :func:`default_device`.
 
     Args:
-        name: cpu, cuda, cuda:1 and so on, or mps.
+        name: cpu, cuda, cuda:1 and so on, or mps; auto spreads a model over all devices where it is one that can be
+            spread (see :func:`spreads_over_devices`), and is as None for others.
 
     Raises:
         UsageError: there is no such device here.
     """
-    token = _named_device.set(None if name is None else _device_of(name))
+    token = _named_device.set("auto" if name == "auto" else None if name is None else _device_of(name))
     try:
         yield
     finally:
@@ -64,20 +65,25 @@ def _device_of(name: str) -> torch.device:
     if torch.cuda.is_available():
         names += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     if name not in names:
-        raise UsageError(f"--device {name} cannot be used: this machine has {', '.join(names)}.")
+        raise UsageError(f"--device {name} cannot be used: this machine has {', '.join(names)}; or auto.")
     return torch.device(name)
 
 
 def default_device() -> torch.device:
     """The one that :func:`on_device` names; else CUDA, else MPS, else the CPU."""
     named_device = _named_device.get()
-    if named_device is not None:
+    if isinstance(named_device, torch.device):
         return named_device
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def spreads_over_devices() -> bool:
+    """Whether :func:`on_device` asks for a model to be spread over all devices."""
+    return _named_device.get() == "auto"
 
 
 def bf16_in_hardware(device: torch.device) -> bool:

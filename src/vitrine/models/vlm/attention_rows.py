@@ -53,6 +53,7 @@ class AttentionCall:
         if mask is None and query_BHQE.shape[2] > 1 and getattr(self.module, "is_causal", True):
             mask = causal_mask(query_BHQE.shape[2], self.key_BGKE.shape[2], query_BHQE.device)
         if queries_Q is not None:
+            queries_Q = queries_Q.to(query_BHQE.device)
             query_BHQE = query_BHQE[:, :, queries_Q]
             mask = mask[:, :, queries_Q] if mask is not None and mask.shape[2] > 1 else mask
             bias_HQK = None if bias_HQK is None else bias_HQK[..., queries_Q, :]
@@ -78,7 +79,7 @@ class RowRecorder:
     """The attention of some queries, the newest alone where no others are named, in each layer.
 
     Attributes:
-        queries_Q: int64, their numbers among the queries of a call; None is the newest.
+        queries_Q: int64, their numbers among the queries of a call, on any device; None is the newest.
         rows_by_layer: float32 (B, H, Q, K) over the layer's keys, each row with the sum 1, by the layer's number. A
             layer with a sliding window may have fewer keys than there are positions: its keys are the newest ones.
         layers: the modules whose rows are wanted, in order; None takes all that have a number among the layers.
@@ -110,10 +111,11 @@ class RowRecorder:
         return None
 
     def attention_to(self, places_BN: Tensor, positions: int) -> Tensor:
-        """The attention to some positions, of all layers: (L, B, H, Q, N).
+        """The attention to some positions, of all layers, whichever devices these are on: (L, B, H, Q, N).
 
         Args:
-            places_BN: int64, counted from the first position; below 0 where there is none, which has attention 0.
+            places_BN: int64, counted from the first position; below 0 where there is none, which has attention 0. The
+                result is on their device.
             positions: how many there are, the newest included.
         """
         return torch.stack(
@@ -130,10 +132,12 @@ def _place(modules: Sequence[nn.Module], module: Any) -> int | None:
 
 def attention_to_places(weights_BHQK: Tensor, places_BN: Tensor, positions: int) -> Tensor:
     """One layer's attention to some positions: (B, H, Q, N); see :meth:`RowRecorder.attention_to`."""
+    device = places_BN.device
+    places_BN = places_BN.to(weights_BHQK.device)
     at_BN = places_BN - (positions - weights_BHQK.shape[-1])
     is_key_B11N = ((places_BN >= 0) & (at_BN >= 0))[:, None, None]
     at_BHQN = at_BN.clamp_min(0)[:, None, None].expand(-1, *weights_BHQK.shape[1:3], -1)
-    return weights_BHQK.gather(-1, at_BHQN) * is_key_B11N
+    return (weights_BHQK.gather(-1, at_BHQN) * is_key_B11N).to(device)
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:

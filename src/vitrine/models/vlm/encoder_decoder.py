@@ -23,6 +23,7 @@ from vitrine.models.vlm.model import (
     PromptInput,
     VisionLanguageModel,
     require_rows,
+    select_layer_rows,
     stack_places,
 )
 from vitrine.results import count_of
@@ -73,7 +74,7 @@ class DecoderState:
             for layer in zip(*(prefill.layers for prefill in prefills), strict=True)
         ]
         states_BSD = _stack_padded([prefill.states_1SD for prefill in prefills], longest)
-        lengths_B = torch.tensor([prefill.length for prefill in prefills], device=states_BSD.device)
+        lengths_B = torch.tensor([prefill.length for prefill in prefills], device=prefills[0].places_N.device)
         return cls(_pairs(layers), _pairs(cross_layers), states_BSD, lengths_B)
 
     @property
@@ -86,11 +87,9 @@ class DecoderState:
     def select_rows(self, order_B: Tensor) -> DecoderState:
         """The state with its rows repeated or in another order."""
         order_B = order_B.to(self.lengths_B.device)
-        layers, cross_layers = (
-            _pairs([tuple(tensor.index_select(0, order_B) for tensor in layer) for layer in some])
-            for some in (self.layers, self.cross_layers)
-        )
-        return DecoderState(layers, cross_layers, self.states_BSD.index_select(0, order_B), self.lengths_B[order_B])
+        layers, cross_layers = (select_layer_rows(some, order_B) for some in (self.layers, self.cross_layers))
+        states_BSD = self.states_BSD.index_select(0, order_B.to(self.states_BSD.device))
+        return DecoderState(layers, cross_layers, states_BSD, self.lengths_B[order_B])
 
 
 def _stack_padded(tensors: Sequence[Tensor], length: int) -> Tensor:
@@ -145,7 +144,7 @@ class EncoderDecoderModel(VisionLanguageModel):
         layout = prompt.layout
         return EncodedPrompt(
             own,
-            output.logits[0, -1].float(),
+            output.logits[0, -1].float().to(prompt.places_N.device),
             recorder.attention_to(prompt.places_N[None], prompt.length)[:, 0, :, -1],
             prompt.places_N,
             self._spread(prompt, recorder),
@@ -184,4 +183,5 @@ class EncoderDecoderModel(VisionLanguageModel):
         layers = _pairs([(layer.keys, layer.values) for layer in cache.self_attention_cache.layers])
         next_state = replace(state, layers=layers)
         cells_LBHK, queries_LBHN = self._cells(encoder_output, attention), self._queries(attention)
-        return DecoderOutput(output.logits[:, -1].float(), cells_LBHK, next_state, queries_LBHN)
+        logits_BV = output.logits[:, -1].float().to(state.lengths_B.device)
+        return DecoderOutput(logits_BV, cells_LBHK, next_state, queries_LBHN)

@@ -12,20 +12,21 @@ from tokenizers import Tokenizer
 
 from vitrine.errors import ModelError, error_summary
 from vitrine.io.untrusted_files import read_json as read_json_file
-from vitrine.messages import say
 from vitrine.models.checkpoints.image_processor import read_json
-from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.checkpoints.weights_index import WEIGHTS_NAMES
 from vitrine.models.hf_captioners.base import quiet, transformers_library
-from vitrine.models.hf_captioners.load import require_fit
 from vitrine.models.hub import fetch, fetch_optional, fetch_weights
 from vitrine.models.reference import WeightsFile
 from vitrine.models.vlm.attention_rows import use_row_attention
 from vitrine.models.vlm.encoder_decoder import EncoderDecoderModel
-from vitrine.models.vlm.families import FAMILIES, UNBOUNDED, Family, context_length, image_token_id
-from vitrine.models.vlm.memory_plan import MemoryPlan, free_memory
+from vitrine.models.vlm.families import FAMILIES, Family, image_token_id
+from vitrine.models.vlm.memory_plan import Precision
 from vitrine.models.vlm.model import VisionLanguageModel
 from vitrine.models.vlm.prompt import PromptTransform
+from vitrine.models.vlm.spread import Spread, describe_spread, main_device
+from vitrine.models.vlm.weights import Devices, load_model
+
+CPU = torch.device("cpu")
 
 _HUB = "hf-hub:"
 _REMEDY = "with the repository's other files, into one folder, and give that folder as the model."
@@ -51,11 +52,13 @@ class OpenedModel:
     """A vision-language model, opened.
 
     Attributes:
-        module: on the CPU, in eval mode; its ``vocabulary`` is None until it is assigned.
+        module: in eval mode; its ``vocabulary`` is None until it is assigned.
         transform: prepares a picture with a prompt.
         tokenizer: its word pieces.
         end: the piece that ends an answer; one of them, where there are several.
         weights: the file its weights came from.
+        device: where its prompts go.
+        notes: sentences on where its weights are.
     """
 
     module: VisionLanguageModel
@@ -63,6 +66,8 @@ class OpenedModel:
     tokenizer: Tokenizer
     end: str
     weights: WeightsFile
+    device: torch.device
+    notes: tuple[str, ...] = ()
 
 
 def is_vision_language_folder(folder: Path) -> bool:
@@ -81,12 +86,13 @@ def is_vision_language_folder(folder: Path) -> bool:
     return (isinstance(kind, str) and kind in FAMILIES) or ("vision_config" in config and writes)
 
 
-def open_vision_language_model(reference: str, dtype: torch.dtype = torch.float32) -> OpenedModel:
+def open_vision_language_model(reference: str, precision: Precision = "fp32", devices: Devices = CPU) -> OpenedModel:
     """Open a vision-language model that transformers saved. None of a repository's code is run.
 
     Args:
         reference: ``hf-hub:owner/name``, with ``@revision`` where wanted, or a folder.
-        dtype: of the weights.
+        precision: of the weights.
+        devices: where they go.
 
     Raises:
         ModelError: transformers is not installed; the model is of no family that is known; a file is missing, damaged,
@@ -98,7 +104,7 @@ def open_vision_language_model(reference: str, dtype: torch.dtype = torch.float3
     family = _family(folder, config)
     _refuse_quantization(folder, config)
     weights, folder = _files(reference, folder, family)
-    model = _load_model(library, family, config, folder, weights, dtype)
+    model = load_model(library, family, config, folder, weights.path, precision, devices)
     processor = _load_processor(library, family, folder)
     tokenizer = _tokenizer(processor, folder)
     if family.image_places is None:
@@ -112,7 +118,10 @@ def open_vision_language_model(reference: str, dtype: torch.dtype = torch.float3
     else:
         module = VisionLanguageModel(library, model, family, ends)
     transform = PromptTransform(processor, model.config, family)
-    return OpenedModel(module.eval(), transform, tokenizer, str(tokenizer.id_to_token(ends[0])), weights)
+    end = str(tokenizer.id_to_token(ends[0]))
+    device = main_device(model) if isinstance(devices, Spread) else devices
+    notes = (describe_spread(model),) if isinstance(devices, Spread) else ()
+    return OpenedModel(module.eval(), transform, tokenizer, end, weights, device, notes)
 
 
 def _config(reference: str) -> tuple[Path, dict[str, Any]]:
@@ -174,48 +183,6 @@ def _files(reference: str, folder: Path, family: Family) -> tuple[WeightsFile, P
     if not any((folder / name).is_file() for name in _PROCESSOR):
         raise ModelError(f"{folder} has no processor: no {' or '.join(_PROCESSOR)}.\n{_EXPECTED}")
     return WeightsFile(path, origin), folder
-
-
-def _load_model(
-    library: Any, family: Family, content: dict[str, Any], folder: Path, weights: WeightsFile, dtype: torch.dtype
-) -> Any:
-    model_class = getattr(library, family.model_class)
-    with quiet(library):
-        try:
-            config = model_class.config_class.from_dict(content)
-        except Exception as error:  # checks of values differ from one part of the library to the next
-            raise ModelError(
-                f"{folder / 'config.json'} does not describe a {family.name}: {error_summary(error)}.\n"
-                "Expected the config.json that transformers wrote with these weights."
-            ) from error
-        file = open_weights(weights.path, as_named=True)
-        _check_memory(weights.path, file.shapes, config, dtype)
-        try:
-            model, report = model_class.from_pretrained(
-                None,
-                config=config,
-                state_dict=file.tensors(),
-                dtype=dtype,
-                ignore_mismatched_sizes=True,  # reported below, with the rest
-                output_loading_info=True,
-            )
-        except ModelError:
-            raise
-        except Exception as error:  # likewise
-            raise ModelError(
-                f"{weights.path} cannot be loaded into a {family.name}: {error_summary(error)}."
-            ) from error
-    require_fit(weights.path, folder / "config.json", report, family.model_class)
-    return model.eval()
-
-
-def _check_memory(path: Path, shapes: Mapping[str, tuple[int, ...]], config: Any, dtype: torch.dtype) -> None:
-    """Refuse weights that memory has no room for before they are read, and say where a full context would have none."""
-    context = context_length(config)
-    plan = MemoryPlan.of(path, shapes, config.get_text_config(), 0 if context == UNBOUNDED else context, dtype)
-    warning = plan.check(free_memory(), dtype)
-    if warning:
-        say(warning)
 
 
 def _load_processor(library: Any, family: Family, folder: Path) -> Any:

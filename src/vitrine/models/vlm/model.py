@@ -123,7 +123,7 @@ class AnswerState:
     """What decoding keeps from one word to the next. Shorter prompts are padded at their beginning.
 
     Attributes:
-        layers: keys and values.
+        layers: keys and values, each on its layer's device.
         positions: of all rows, padding and words so far included.
         padding_B: int64, positions of padding before each row's prompt.
         next_position_B: int64, what the model counts the next word's position as.
@@ -145,7 +145,7 @@ class AnswerState:
                 torch.cat([_pad_before(tensor, longest) for tensor in tensors]) for tensors in zip(*layer, strict=True)
             )
             layers.append((keys, values))
-        device = prefills[0].logits_V.device
+        device = prefills[0].places_N.device
         padding_B = torch.tensor([positions - prefill.length for prefill in prefills], device=device)
         next_B = torch.tensor([prefill.next_position for prefill in prefills], device=device)
         return cls(tuple(layers), positions, padding_B, next_B)
@@ -153,7 +153,7 @@ class AnswerState:
     def select_rows(self, order_B: Tensor) -> AnswerState:
         """The state with its rows repeated or in another order."""
         order_B = order_B.to(self.padding_B.device)
-        layers = tuple((keys.index_select(0, order_B), values.index_select(0, order_B)) for keys, values in self.layers)
+        layers = select_layer_rows(self.layers, order_B)
         return AnswerState(layers, self.positions, self.padding_B[order_B], self.next_position_B[order_B])
 
     @property
@@ -163,6 +163,14 @@ class AnswerState:
             return None
         position_S = torch.arange(self.positions + 1, device=self.padding_B.device)
         return (position_S >= self.padding_B[:, None]).long()
+
+
+def select_layer_rows(layers: Layers, order_B: Tensor) -> Layers:
+    """Keys and values with their rows repeated or in another order, each where it is."""
+    return tuple(
+        (keys.index_select(0, order_B.to(keys.device)), values.index_select(0, order_B.to(keys.device)))
+        for keys, values in layers
+    )
 
 
 def _pad_before(tensor_BHSE: Tensor, length: int) -> Tensor:
@@ -312,7 +320,7 @@ class VisionLanguageModel(nn.Module):
         layout = prompt.layout
         return Prefill(
             tuple((layer.keys, layer.values) for layer in cache.layers),
-            output.logits[0, -1].float(),
+            output.logits[0, -1].float().to(prompt.places_N.device),
             attention_LBHQN[:, 0, :, -1],
             prompt.places_N,
             self._spread(prompt, recorder),
@@ -379,7 +387,8 @@ class VisionLanguageModel(nn.Module):
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         state = AnswerState(layers, state.positions + 1, state.padding_B, state.next_position_B + 1)
         cells_LBHK, queries_LBHN = self._cells(encoder_output, attention), self._queries(attention)
-        return DecoderOutput(output.logits[:, -1].float(), cells_LBHK, state, queries_LBHN)
+        logits_BV = output.logits[:, -1].float().to(state.padding_B.device)
+        return DecoderOutput(logits_BV, cells_LBHK, state, queries_LBHN)
 
     def reorder(self, state: AnswerState | None, order_B: Tensor) -> AnswerState | None:
         """The state with its rows repeated or in another order."""

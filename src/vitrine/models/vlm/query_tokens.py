@@ -60,7 +60,9 @@ def query_spread(
     Raises:
         ModelError: there is no such layer.
     """
-    reading_LBNP = torch.stack([matrix_BHNP.mean(1) for _, matrix_BHNP in sorted(matrices_by_layer.items())])
+    matrices = [matrix_BHNP.mean(1) for _, matrix_BHNP in sorted(matrices_by_layer.items())]
+    device = patches.tokens_M.device  # layers may be on several
+    reading_LBNP = torch.stack([matrix_BNP.to(device) for matrix_BNP in matrices])
     return QuerySpread(patches.over_cells(torch.block_diag(*_choose(reading_LBNP, layers))))
 
 
