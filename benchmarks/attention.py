@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from harness.arithmetic import finish
+from harness.peak_memory import own_peak_mib
 from harness.rounds import Spread, alternate, ratios
 from side_by_side.machine import DEVICES, about
-from side_by_side.memory import own_peak_mib
 from side_by_side.peers import HuggingFace, Peer, PretrainedViT, Timm
 from side_by_side.task import Task
 

@@ -216,7 +216,7 @@ POINTS: dict[str, Callable[[int, Path], Iterator[str]]] = {
 
 def _point(name: str, size: int) -> None:
     """In a child: make ready, time, check; print JSON."""
-    from side_by_side.memory import own_peak_mib
+    from harness.peak_memory import own_peak_mib
 
     with tempfile.TemporaryDirectory() as folder:
         steps = POINTS[name](size, Path(folder))

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 import transformers
+from harness.peak_memory import own_peak_mib
 from harness.rounds import Spread, alternate, ratios
 from side_by_side.machine import about
-from side_by_side.memory import own_peak_mib
 
 from vitrine.caption.decoding import MapChoice, final_captions, greedy
 from vitrine.models.vlm.attention_rows import use_row_attention

@@ -56,9 +56,10 @@ def test_one_module_imports_pyplot() -> None:
     assert [path.name for path in MODULES if imports_pyplot(path)] == ["own_axes.py"]
 
 
-def test_looking_at_data_needs_no_torch() -> None:
-    """Half of the second that ``vitrine check`` takes, and more, would be its import."""
-    assert _run("import sys, vitrine.check, vitrine.data.shards.writer; print('torch' in sys.modules)") == "False"
+def test_looking_at_data_and_comparing_runs_need_no_torch() -> None:
+    """Half of what ``vitrine check`` takes, and more, would be its import; and of ``compare`` of a few runs."""
+    imports = "vitrine.check, vitrine.data.shards.writer, vitrine.compare.run"
+    assert _run(f"import sys, {imports}; print('torch' in sys.modules)") == "False"
 
 
 def test_predicting_and_explaining_import_no_more_than_they_need() -> None:

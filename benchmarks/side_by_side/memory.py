@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+
+from harness.peak_memory import field_kib, own_peak_mib
 
 from side_by_side.task import Task, Tool
 
@@ -40,14 +41,6 @@ def peak_mib(name: str, what: str, task: Task) -> int:
     return int(done.stdout.split()[-1])
 
 
-def own_peak_mib() -> float:
-    """The largest resident set of this process so far."""
-    if sys.platform == "darwin":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # bytes there
-    # Not ru_maxrss: a process begins with its parent's.
-    return _kib(Path("/proc/self/status"), "VmHWM:") / 1024
-
-
 def _workers_mib() -> float:
     """Memory of this process's children that they share with nobody."""
     if sys.platform == "darwin":
@@ -56,12 +49,8 @@ def _workers_mib() -> float:
     for listing in Path("/proc/self/task").glob("*/children"):
         for child in listing.read_text().split():
             smaps = Path("/proc", child, "smaps_rollup")
-            total += _kib(smaps, "Private_Clean:") + _kib(smaps, "Private_Dirty:")
+            total += field_kib(smaps, "Private_Clean:") + field_kib(smaps, "Private_Dirty:")
     return total / 1024
-
-
-def _kib(path: Path, field: str) -> int:
-    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(field))
 
 
 def main() -> None:

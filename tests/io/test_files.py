@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vitrine.io.file_names import temporary_path, writer_of
-from vitrine.io.files import atomic_path, remove_unfinished, write_atomically
+from vitrine.io.files import atomic_path, remove_unfinished, to_json, write_atomically
 from vitrine.io.process_identity import ProcessIdentity
 
 HERE = ProcessIdentity.current().machine
@@ -64,3 +68,27 @@ def test_names_say_who_writes(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [temporary]
     write_atomically(path, "3")
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("a.csv", "3")]
+
+
+class Colour(IntEnum):
+    RED = 1
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(Colour.RED)
+KEYS = st.text(max_size=4) | st.integers() | st.booleans() | st.none() | st.floats()
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_json_is_that_of_python_s_own_indentation(value: object) -> None:
+    assert to_json(value) == json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def test_json_of_what_it_cannot_hold_is_refused() -> None:
+    for value in ({"a": {1, 2}}, [object()], {"a": [], ("b",): 1}):
+        with pytest.raises(TypeError):
+            to_json(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import product
+from itertools import combinations, product
 from math import comb
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.stats import permutation_test
 
 from vitrine.metrics.paired_tests import (
     PairedCounts,
+    count_every_pair,
     count_pairs,
     count_right,
     count_signs,
@@ -91,6 +92,18 @@ def test_signs_are_those_of_a_loop(pairs: list[tuple[int, int]]) -> None:
     assert counts.p == float(by_fractions(counts.first, counts.second))
     right = [(a > 2, b > 2) for a, b in pairs]
     assert count_signs(*columns(right)).p == count_right(*columns(right)).p, "McNemar's is its case"
+
+
+@pytest.mark.parametrize("as_signs", [False, True])
+def test_every_pair_is_counted_as_one_alone(as_signs: bool) -> None:
+    rng = np.random.default_rng(3)
+    values_RN = rng.integers(0, 5, (6, 30)) / 4 if as_signs else rng.integers(0, 2, (6, 30)).astype(float)
+    count = count_signs if as_signs else count_right
+    counted = {(a, b): counts for a, b, counts in count_every_pair(values_RN, as_signs=as_signs)}
+    assert counted == {(a, b): count(values_RN[a], values_RN[b]) for a, b in combinations(range(6), 2)}
+    for (a, b), counts in counted.items():
+        assert counts.swap() == count(values_RN[b], values_RN[a])
+    assert not list(count_every_pair(values_RN[:1])) and not list(count_every_pair(values_RN[:0]))
 
 
 @given(st.lists(st.sampled_from([-1.0, -0.75, -0.25, 0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=9))

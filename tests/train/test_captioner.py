@@ -30,9 +30,10 @@ from vitrine.data.samples import Sample
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import ModelError, RecipeError
 from vitrine.models.captioner.build import build_captioner
-from vitrine.models.captioner.checkpoint import is_captioner_folder, load_captioner_checkpoint
+from vitrine.models.captioner.checkpoint import load_captioner_checkpoint
 from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel, Features
+from vitrine.models.captioner_folder import is_captioner_folder
 from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.report.document import CaptionView, Gallery
 from vitrine.report.sections.captions import build_captioner_section

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
-from vitrine.metrics.paired_tests import LEVEL, Floats, PairedCounts, SignCounts, count_right, count_signs, holm
+from vitrine.metrics.paired_tests import LEVEL, PairedCounts, SignCounts, count_every_pair, holm
 from vitrine.plotting.tables import Cell
 from vitrine.results import agree, count_of
 from vitrine.runs.index import ALL_RIGHT, EXACT, NEARER, RIGHT, RunSummary
 from vitrine.runs.record import DATA, SHOWN, differing_settings, varying_settings
 
-Counting = Callable[[Floats, Floats], PairedCounts | SignCounts]
 Verdict = Literal["supported", "not supported", "undecided"]
 
 CAVEAT = (
@@ -188,21 +186,20 @@ def compare_pairs(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
     """
     varying = varying_settings([run.settings for run in runs])
     settings = [{name: value for name, value in run.settings.items() if name in varying} for run in runs]
-    outcomes = [{key: np.asarray(values, float) for key, values in run.outcomes.items()} for run in runs]
+    pair_counts = _count_pairs(runs)
     pairs = []
-    for a, b in combinations(range(len(runs)), 2):
-        if (runs[a].kind, runs[a].validation) != (runs[b].kind, runs[b].validation):
-            continue
+    for a, b in sorted(pair_counts):
+        questions = pair_counts[a, b]
         names = differing_settings(settings[a], settings[b])
-        if len(names) == 1 and _comes_after(settings[a].get(names[0]), settings[b].get(names[0])):
+        is_turned = len(names) == 1 and _comes_after(settings[a].get(names[0]), settings[b].get(names[0]))
+        if is_turned:
             a, b = b, a
         differs = tuple(
             (name, format_value(settings[a].get(name)), format_value(settings[b].get(name))) for name in names
         )
-        for question in (key for key in QUESTIONS if key in outcomes[a] and key in outcomes[b]):
-            count: Counting = count_signs if question == NEARER else count_right
-            counts = count(outcomes[a][question], outcomes[b][question])
-            pairs.append((runs[a].name, runs[b].name, differs, counts, question))
+        for question, counts in questions.items():
+            ours = counts.swap() if is_turned else counts
+            pairs.append((runs[a].name, runs[b].name, differs, ours, question))
     claims: dict[int, Claim] = {}
     for is_of_seeds in (False, True):
         family = [i for i, (_, _, differs, _, _) in enumerate(pairs) if _is_of_seeds(differs) == is_of_seeds]
@@ -211,6 +208,23 @@ def compare_pairs(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
             first, second, differs, counts, question = pairs[i]
             claims[i] = Claim(first, second, differs, counts, p, len(family), question)
     return tuple(claims[i] for i in range(len(pairs)))
+
+
+def _count_pairs(runs: Sequence[RunSummary]) -> dict[tuple[int, int], dict[str, PairedCounts | SignCounts]]:
+    """Counts by question of each pair of runs that can be tested, by their places."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for place, run in enumerate(runs):
+        for question in run.outcomes:
+            groups.setdefault((question, run.kind, run.validation), []).append(place)
+    pair_counts: dict[tuple[int, int], dict[str, PairedCounts | SignCounts]] = {}
+    for question in QUESTIONS:
+        for (kind_of_test, *_), places in groups.items():
+            if kind_of_test != question:
+                continue
+            values_RN = np.array([runs[place].outcomes[question] for place in places], float)
+            for a, b, counts in count_every_pair(values_RN, as_signs=question == NEARER):
+                pair_counts.setdefault((places[a], places[b]), {})[question] = counts
+    return pair_counts
 
 
 def _is_of_seeds(differs: Sequence[tuple[str, str, str]]) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vitrine.attribution.methods import Method
-from vitrine.classify.model import open_classifier
 from vitrine.compare.claims import (
     CAVEAT,
     NEARNESS,
@@ -32,20 +30,14 @@ from vitrine.compare.figures import (
     runs_table,
 )
 from vitrine.compare.seeds import ONE_SEED, SeedSpread, spread_over_seeds
-from vitrine.data.samples import Sample
 from vitrine.display import ResultDisplay, csv_rows
-from vitrine.errors import DataError, UsageError
-from vitrine.explain.explainer import Explainer
-from vitrine.explain.figures.contact_sheet import save_contact_sheets
-from vitrine.explain.figures.map import MapPicture
+from vitrine.errors import UsageError
 from vitrine.io.files import to_json, write_atomically
 from vitrine.io.output_lock import writes_folder
 from vitrine.metrics.caption_ngrams import NO_SCORERS
-from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.style import save
 from vitrine.plotting.tables import Cell, Table, inline, named_table
-from vitrine.results import agree, count_of, join_words
-from vitrine.runs.data import find_validation_samples
+from vitrine.results import count_of, join_words
 from vitrine.runs.find import RunSearch, SkippedFolder, find_runs
 from vitrine.runs.index import NEARER, RunSummary, read_summaries
 from vitrine.runs.leakage import LEAKAGE
@@ -63,7 +55,6 @@ from vitrine.runs.record import (
 )
 
 _MAX_CLAIMS = 20  # sentences on pairs that a person reads
-_MAX_MAPS = 60  # pictures whose maps are drawn
 
 
 @dataclass(frozen=True)
@@ -447,63 +438,10 @@ def _write_files(
                 f"curves.png shows the {len(names)} best of {count_of(len(runs), 'run')}: no more can be told apart."
             )
     if pair is not None and comparison.disagreements is not None and comparison.disagreements.pictures:
-        sheets, map_notes = save_disagreement_maps(comparison.disagreements, pair, out / "pictures.png")
+        from vitrine.compare.disagreement_maps import save_disagreement_maps  # with torch, which no table needs
+
+        pictures = [each.name for each in comparison.disagreements.pictures]
+        sheets, map_notes = save_disagreement_maps(pictures, pair, out / "pictures.png")
         paths += sheets
         notes += map_notes
     return replace(comparison, paths=tuple(paths), notes=(*comparison.notes, *notes))
-
-
-def save_disagreement_maps(
-    disagreements: Disagreements, pair: tuple[RunRecord, RunRecord], path: Path
-) -> tuple[list[Path], list[str]]:
-    """Draw the attention maps of both runs for each picture, side by side, on contact sheets with one scale.
-
-    Args:
-        disagreements: of the two runs.
-        pair: the runs, the first one's maps on the left.
-        path: of the first sheet.
-
-    Returns:
-        The sheets' paths, and sentences on the pictures that have no maps.
-
-    Raises:
-        ModelError: a run's weights cannot be used.
-    """
-    names = [each.name for each in disagreements.pictures]
-    try:
-        samples = tuple(find_validation_samples(pair[0], names[:_MAX_MAPS]).values())
-    except DataError as error:
-        return [], [f"No maps were drawn, as the pictures cannot be opened: {str(error).splitlines()[0]}"]
-    notes = []
-    if len(names) > _MAX_MAPS:
-        notes.append(
-            f"pictures.png shows the first {_MAX_MAPS} of {count_of(len(names), 'picture')}; pictures.csv names all."
-        )
-    if len(samples) < min(_MAX_MAPS, len(names)):
-        absent = min(_MAX_MAPS, len(names)) - len(samples)
-        notes.append(f"{count_of(absent, 'picture')} {agree(absent, 'is', 'are')} no longer there and without a map.")
-    if not samples:
-        return [], notes
-    some = "" if len(samples) == len(names) else f"{len(samples)} of "
-    first, second = (list(_explain(record, samples)) for record in pair)
-    maps = [each for both in zip(first, second, strict=True) for each in both]
-    scale = Scale("uniform", shared_scale([each.map_RC for each in maps]))
-    sheets = save_contact_sheets(
-        maps,
-        scale,
-        path,
-        {"runs": f"{pair[0].folder.path}, {pair[1].folder.path}"},
-        title=f"{some}{count_of(len(names), 'picture')} on which two runs disagree",
-        detail=f"photograph, then the map of {disagreements.first}, then of {disagreements.second}; {maps[0].method}",
-        maps_each=2,
-    )
-    return sheets, notes
-
-
-def _explain(record: RunRecord, samples: tuple[Sample, ...]) -> Iterator[MapPicture]:
-    """The run's attention maps of the pictures, small enough for a contact sheet."""
-    explainer = Explainer(open_classifier(str(record.folder.path), record.metrics.precision), Method())
-    for batch in explainer.run(samples, batch_size=16):
-        for item in batch.pictures:
-            picture = MapPicture.of(item, record.true_labels[item.sample.name])
-            yield replace(picture, notes=()).with_smaller_photo(320)

@@ -38,7 +38,7 @@ from vitrine.export.validation_pictures import ValidationComparison, compare_val
 from vitrine.io.file_names import temporary_path
 from vitrine.io.files import writing
 from vitrine.io.output_lock import writes_file
-from vitrine.models.captioner.checkpoint import is_captioner_folder
+from vitrine.models.captioner_folder import is_captioner_folder
 from vitrine.models.load import LoadedModel, load_for_inference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import ExportFacts, write_export_card

@@ -9,9 +9,11 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from vitrine.io.file_names import temporary_path, writer_of
 from vitrine.results import Unreadable
@@ -161,7 +163,47 @@ def unwritten_picture(name: str, error: OSError) -> Unreadable:
 
 def to_json(value: object) -> str:
     """JSON with two spaces of indentation, keys as given, and a final newline."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return _with_indent(value, "\n") + "\n"
+
+
+def _with_indent(value: object, line: str) -> str:
+    """The text of ``json.dumps(value, indent=2)`` at a depth, whose line ends and indentation are ``line``.
+
+    With ``indent``, the encoder is Python code; without, it is C. So flat parts are encoded with separators that
+    hold line ends and indentation: a hundred thousand tests take a fraction of the time.
+    """
+    inner = f"{line}  "
+    if isinstance(value, dict) and value and all(type(key) is str for key in value):
+        return f"{{{inner}{f',{inner}'.join(_entries(value, inner))}{line}}}"
+    if isinstance(value, list | tuple) and value:
+        if _is_flat(value):
+            return f"[{inner}{_encoder(inner).encode(value)[1:-1]}{line}]"
+        return f"[{inner}{f',{inner}'.join(_with_indent(each, inner) for each in value)}{line}]"
+    return json.dumps(value, indent=2, ensure_ascii=False).replace("\n", line)  # no text has a bare line's end
+
+
+def _entries(content: dict[str, Any], line: str) -> Iterator[str]:
+    """The entries of a dictionary: those between two that hold others are one text."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if not isinstance(value, dict | list | tuple):
+            flat[key] = value
+            continue
+        if flat:
+            yield _encoder(line).encode(flat)[1:-1]
+            flat = {}
+        yield f"{json.dumps(key, ensure_ascii=False)}: {_with_indent(value, line)}"
+    if flat:
+        yield _encoder(line).encode(flat)[1:-1]
+
+
+def _is_flat(values: Iterable[object]) -> bool:
+    return not any(isinstance(each, dict | list | tuple) for each in values)
+
+
+@lru_cache(maxsize=64)
+def _encoder(line: str) -> json.JSONEncoder:
+    return json.JSONEncoder(ensure_ascii=False, separators=(f",{line}", ": "))
 
 
 def file_sha256(path: Path) -> str:

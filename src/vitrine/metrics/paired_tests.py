@@ -1,11 +1,11 @@
 """Two models or maps compared on the same pictures: exact tests of pairs, and Holm's correction for several tests.
 
-Axes: N or P pictures, L random choices of signs.
+Axes: N or P pictures, R models, Q of them, L random choices of signs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,6 +44,10 @@ class PairedCounts:
         """Pictures that decide: those that exactly one got right."""
         return self.first + self.second
 
+    def swap(self) -> PairedCounts:
+        """The second one named first."""
+        return PairedCounts(self.both, self.second, self.first, self.neither)
+
     @property
     def p(self) -> float:
         """Of McNemar's exact test, 0 to 1; see :func:`mcnemar_exact`."""
@@ -73,6 +77,10 @@ class SignCounts:
     def discordant(self) -> int:
         """Pictures that decide."""
         return self.first + self.second
+
+    def swap(self) -> SignCounts:
+        """The second one named first."""
+        return SignCounts(self.second, self.first, self.ties)
 
     @property
     def p(self) -> float:
@@ -121,6 +129,29 @@ def count_signs(first_N: Floats, second_N: Floats) -> SignCounts:
         raise ValueError(f"A paired test needs the same pictures; there are {len(first_N)} and {len(second_N)}.")
     first, second = (int(np.count_nonzero(ahead)) for ahead in (first_N > second_N, first_N < second_N))
     return SignCounts(first, second, len(first_N) - first - second)
+
+
+def count_every_pair(
+    values_RN: Floats, *, as_signs: bool = False
+) -> Iterator[tuple[int, int, PairedCounts | SignCounts]]:
+    """Count every pair of models, as :func:`count_right` does, or with ``as_signs`` as :func:`count_signs`.
+
+    Args:
+        values_RN: a row a model; the same pictures in the same order.
+        as_signs: whether values are scores, not 1 for right and 0 for wrong.
+
+    Yields:
+        The two models' rows, the first below the second, and their counts.
+    """
+    for a, first_N in enumerate(values_RN[:-1]):
+        others_QN = values_RN[a + 1 :]
+        ahead_Q, behind_Q, both_Q = (
+            np.count_nonzero(which_QN, axis=1).tolist()
+            for which_QN in (others_QN < first_N, others_QN > first_N, others_QN * first_N)
+        )
+        for b, (first, second, both) in enumerate(zip(ahead_Q, behind_Q, both_Q, strict=True), a + 1):
+            ties = len(first_N) - first - second
+            yield a, b, SignCounts(first, second, ties) if as_signs else PairedCounts(both, first, second, ties - both)
 
 
 @lru_cache(maxsize=10_000)  # many pairs of many runs have the same counts

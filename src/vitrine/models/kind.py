@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from vitrine.models.captioner.catr import RELEASES
-from vitrine.models.captioner.checkpoint import is_captioner_folder
+from vitrine.models.captioner_folder import is_captioner_folder
 from vitrine.models.hf_captioners.load import is_transformers_captioner
 from vitrine.models.hub import fetch
 from vitrine.models.vlm.load import is_vision_language_folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from vitrine.io.resumable_csv import csv_row
 from vitrine.results import (
@@ -249,6 +250,7 @@ _LATEX = str.maketrans(
 )
 
 
+@lru_cache(maxsize=10_000)  # tables of tests name the same runs again and again
 def _latex(text: str) -> str:
     escaped_text = text.translate(_LATEX)
     return (

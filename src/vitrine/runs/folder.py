@@ -6,12 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-from safetensors.torch import save_file
-from timm.models._hub import save_config_for_hf
-from torch import nn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vitrine.config import Recipe, recipe_from_toml, recipe_to_toml
 from vitrine.config.preprocessing import InputSpec
@@ -28,6 +23,10 @@ from vitrine.io.untrusted_files import (
     require_shape,
 )
 from vitrine.runs.schema import DataContent, EnvironmentContent, HistoryRow, TimingsRow, require_known_labels
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 T = TypeVar("T")
 MAX_RUN_FILE_BYTES = limit("MAX_RUN_FILE_BYTES", 1 << 32)
@@ -148,6 +147,9 @@ class RunFolder:
 
         ``problem_type`` is what transformers calls what the outputs are; None is a choice of one class.
         """
+        from safetensors.torch import save_file  # with torch, which reading a run needs nothing of
+        from timm.models._hub import save_config_for_hf
+
         tensors = {
             name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
             for name, tensor in module.state_dict().items()

@@ -15,7 +15,7 @@ from vitrine.io.resumable_csv import complete_records
 from vitrine.io.untrusted_files import require_shape
 from vitrine.metrics.caption_text import tokenise
 from vitrine.metrics.intervals import wilson
-from vitrine.models.captioner.checkpoint import is_captioner_folder
+from vitrine.models.captioner_folder import is_captioner_folder
 from vitrine.plotting.tables import Cell
 from vitrine.results import (
     MULTI_LABEL,

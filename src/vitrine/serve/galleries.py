@@ -16,7 +16,7 @@ from vitrine.data.sources import open_data
 from vitrine.data.training_copies import TrainingCopy
 from vitrine.errors import PictureError, RunError, VitrineError
 from vitrine.io.hub_cache import download_settings
-from vitrine.models.captioner.checkpoint import is_captioner_folder
+from vitrine.models.captioner_folder import is_captioner_folder
 from vitrine.models.reference import BUNDLED
 from vitrine.results import ClassificationMetrics, agree, count_of
 from vitrine.runs.data import describe_search, resolve_data_reference

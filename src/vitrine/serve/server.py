@@ -16,7 +16,7 @@ import uvicorn
 
 from vitrine.caption.model import Captioner
 from vitrine.errors import UsageError
-from vitrine.models.captioner.checkpoint import is_captioner_folder
+from vitrine.models.captioner_folder import is_captioner_folder
 from vitrine.open_model import open_model
 from vitrine.report.html import render_html
 from vitrine.report.run import build_document

@@ -23,8 +23,9 @@ from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.io.files import file_sha256
 from vitrine.models.captioner.build import LoadedCaptioner, build_captioner
-from vitrine.models.captioner.checkpoint import VOCABULARY, save_captioner_checkpoint
+from vitrine.models.captioner.checkpoint import save_captioner_checkpoint
 from vitrine.models.captioner.model import CaptionModel, Features
+from vitrine.models.captioner_folder import VOCABULARY
 from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.models.kind import is_captioner
 from vitrine.models.load import resolve_with_weights

@@ -17,9 +17,7 @@ from vitrine.io.files import atomic_path, to_json, write_atomically
 from vitrine.io.untrusted_files import read_json
 from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
-
-ARCHITECTURE = "vitrine-captioner"
-WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "tokenizer.json"
+from vitrine.models.captioner_folder import ARCHITECTURE, CONFIG, VOCABULARY, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,6 @@ def save_captioner_checkpoint(folder: Path, model: CaptionModel, spec: CaptionIn
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(folder / WEIGHTS) as file:
         save_file(tensors, file, metadata={"format": "pt"})
-
-
-def is_captioner_folder(folder: Path) -> bool:
-    """Whether :func:`save_captioner_checkpoint` wrote it."""
-    try:
-        return read_json(folder / CONFIG, dict[str, Any]).get("architecture") == ARCHITECTURE
-    except (OSError, ValueError):
-        return False
 
 
 def load_captioner_checkpoint(folder: Path) -> CaptionerCheckpoint:
