@@ -28,7 +28,8 @@ from support.warm_python import process_of
 
 # What the verbs import when they run, for the warm Python.
 _WARM = (
-    "matplotlib.axes", "pycocoevalcap.cider.cider", "transformers.models.git.modeling_git",
+    "imagehash", "matplotlib.axes", "pycocoevalcap.cider.cider", "scipy.fftpack",
+    "transformers.models.git.modeling_git",
     "transformers.models.vit.modeling_vit", "webdataset", "vitrine.caption.run", "vitrine.classify.evaluate",
     "vitrine.classify.predict", "vitrine.cli.app", "vitrine.compare.run", "vitrine.explain.run", "vitrine.export.run",
     "vitrine.models.hf_captioners.load", "vitrine.shards", "vitrine.sweep.run", "vitrine.sweep.worker",

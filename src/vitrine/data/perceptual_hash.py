@@ -1,11 +1,11 @@
 """Perceptual hashes: pictures that show the same have hashes that differ in few bits, whatever was done to the file.
 
-The hash is two of imagehash's, of 256 bits each, computed of all parts of a picture at once: ``phash``, the signs of
-the 16 × 16 lowest frequencies of the grey picture about their median, which says how its large shapes lie; and
-``dhash``, whether each of 16 × 16 cells is lighter than the one to its left, which tells pictures of like shapes apart.
-A picture has twelve: of all of it, of its middle 95 % and 90 %, of its mirror image, and without a strip at each side
-and each corner, so that a slightly cropped or a mirrored copy is near one of them. What this finds, and how
-often different photographs are taken for copies, is measured by ``benchmarks/near_copies.py``: see docs/leakage.md.
+The hash is two of imagehash's, of 256 bits each: ``phash``, the signs of the 16 × 16 lowest frequencies of the grey
+picture about their median, which says how its large shapes lie; and ``dhash``, whether each of 16 × 16 cells is lighter
+than the next, which tells pictures of like shapes apart. A picture has twelve: of all of it, of its middle 95 % and
+90 %, of its mirror image, and without a strip at each side and each corner, so that a slightly cropped or a mirrored
+copy is near one of them. What this finds, and how often different photographs are taken for copies, is measured by
+``benchmarks/near_copies.py``: see docs/leakage.md.
 
 Axes: Q queries, R references, P pairs of both, H hashes a picture, W words of 64 bits a hash.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +58,6 @@ COMPARISONS = tuple(
 )
 """Which hash of the query is compared with which hash of the reference, and whether one of them is a mirror image's."""
 
-Bits = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
 
@@ -73,13 +71,15 @@ def signature(picture: Image.Image) -> bytes | None:
     Returns:
         None where the picture is of one colour, so that there is nothing to compare.
     """
+    import imagehash  # takes a moment to import
+
     side = (_THUMBNAIL, _THUMBNAIL)
     thumbnail = picture.convert("L").resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0)
     if ImageStat.Stat(thumbnail).stddev[0] < _LEAST_CONTRAST:
         return None
     parts = [_cut(thumbnail, *margins) for margins in (*_FRAMES, *_STRIPS, *_CORNERS)]
     parts.insert(_MIRRORED, ImageOps.mirror(parts[0]))
-    return _pack(_phash(parts), _dhash(parts))
+    return b"".join(_pack(imagehash.phash(each, _SIDE).hash, imagehash.dhash(each, _SIDE).hash) for each in parts)
 
 
 def _cut(thumbnail: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
@@ -94,33 +94,12 @@ def lengthen(short_signature: bytes) -> bytes:
     return short_signature + missing * short_signature[: BITS // 8]
 
 
-@cache
-def _cosines() -> npt.NDArray[np.float64]:
-    """The rows of the discrete cosine transform (type 2) that belong to the lowest frequencies, (_SIDE, 4 * _SIDE)."""
-    frequency, place = np.arange(_SIDE)[:, None], np.arange(4 * _SIDE)
-    return np.cos(np.pi / (4 * _SIDE) * frequency * (place + 0.5))
-
-
-def _phash(parts: Sequence[Image.Image]) -> Bits:
-    """Whether each of the lowest frequencies of each part is above their median, (parts, _SIDE, _SIDE)."""
-    pixels_NHW = np.stack([np.asarray(each) for each in parts]).astype(np.float64)
-    frequencies = _cosines() @ pixels_NHW @ _cosines().T
-    medians = np.median(frequencies.reshape(len(parts), -1), axis=1)
-    return np.asarray(frequencies > medians[:, None, None])
-
-
-def _dhash(parts: Sequence[Image.Image]) -> Bits:
-    """Whether each cell of each part is lighter than the one to its left, (parts, _SIDE, _SIDE)."""
-    cells = np.stack([np.asarray(each.resize((_SIDE + 1, _SIDE), Image.Resampling.LANCZOS)) for each in parts])
-    return np.asarray(cells[:, :, 1:] > cells[:, :, :-1])
-
-
-def _pack(frequencies: Bits, differences: Bits) -> bytes:
-    """Both hashes of every part as bytes, a part after the other: the quarter of lowest frequencies first."""
-    half, count = _SIDE // 2, len(frequencies)
-    rows = (frequencies[:, :half], frequencies[:, half:])
-    quarters = [part for row in rows for part in (row[:, :, :half], row[:, :, half:])]
-    return np.packbits(np.concatenate([each.reshape(count, -1) for each in (*quarters, differences)], axis=1)).tobytes()
+def _pack(frequencies: npt.NDArray[np.bool_], differences: npt.NDArray[np.bool_]) -> bytes:
+    """Both hashes of a picture as bytes: the quarter of lowest frequencies first."""
+    half = _SIDE // 2
+    rows = (frequencies[:half], frequencies[half:])
+    quarters = [part for row in rows for part in (row[:, :half], row[:, half:])]
+    return np.packbits(np.concatenate([each.ravel() for each in (*quarters, differences)])).tobytes()
 
 
 @dataclass(frozen=True)
