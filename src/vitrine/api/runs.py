@@ -116,10 +116,12 @@ def report(
     seed: int = 0,
     quiet: bool = False,
 ) -> Report:
-    """Write one self-contained page on runs: results with their tests, curves, classes, maps, captions, and doubts.
+    """Write one self-contained page on runs and answers: results with their tests, curves, classes, maps, captions, and
+    doubts.
 
     Args:
-        runs: run folders, patterns such as ``runs/*``, or a folder that holds runs.
+        runs: run folders, patterns such as ``runs/*``, or a folder that holds runs; folders of captions, figures of
+            answers, and folders that ``evaluate(grounding=True)`` wrote, which need no run beside them.
         out: the page to write, for example ``report.html``.
         pictures: files whose maps and captions are shown; none chooses validation pictures on which the final run was
             surest and right, surest and wrong, and least sure.
@@ -134,7 +136,8 @@ def report(
 
     Raises:
         RunError: no finished run, or one whose files do not fit one another.
-        UsageError: ``out`` is no page, or the final run is not among the runs.
+        UsageError: ``out`` is no page, the final run is not among the runs, or an option is of runs and there is none.
+        DataError: a figure of an answer cannot be read.
 
     Examples:
         >>> page = vitrine.report("runs/first", "report.html", pictures=["cat.jpg"], quiet=True)

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from PIL import Image
 
-from vitrine.caption.figures.words import caption_figure, save_caption_figure
+from vitrine.caption.figures.figure_file import save_caption_figure
+from vitrine.caption.figures.words import caption_figure
 from vitrine.caption.inference import CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.run import (

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from vitrine.caption.attention_sinks import find_sinks, mask_sinks
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, DecodeStep, MapChoice, describe_layers, greedy, parse_layers
-from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_caption_figure
+from vitrine.caption.figures.figure_file import save_caption_figure
+from vitrine.caption.figures.words import CaptionPicture, WordPanel
 from vitrine.caption.inference import BatchCaptions, CaptionedPicture, EncodedBatch, ReadPrompts, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.prompt_words import LINE, read_prompts
@@ -393,6 +394,7 @@ def prepare_word_maps(
         ),
         notes=_figure_notes(picture, captioner, sinks.sentence(settings.without_sinks) if sinks else ""),
         model=model,
+        question=captioner.question or "",
     )
     scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
     if picture.prompt is None:

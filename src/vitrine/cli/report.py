@@ -14,7 +14,11 @@ from vitrine.cli.options import EncodingOption, JsonOption
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Run folders, patterns such as 'runs/*', or a folder that holds runs."),
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders, patterns such as 'runs/*', or a folder that holds runs; folders of captions and figures "
+            "of answers (vitrine caption, vitrine ask), and folders of vitrine evaluate --grounding.",
+        ),
     ],
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="PAGE", help="The page to write, for example report.html.")
@@ -48,16 +52,17 @@ def report(
     seed: Annotated[int, typer.Option(min=0, help="Of the checks on maps.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one self-contained page on runs: results with their tests, curves, classes, maps, captions, and doubts.
+    """Write one self-contained page on runs and answers: results, tests, curves, classes, maps, captions, and doubts.
 
     The final result's measurement on test pictures is shown where it lies in RUN/test (vitrine evaluate RUN DATA
     --split test -o RUN/test), scored methods where they lie in RUN/methods (vitrine explain RUN --score DATA -o
-    RUN/methods).
+    RUN/methods). Captions and answers are shown with a map for every word, as their figures have them.
     """
     from vitrine.api.runs import report as run
+    from vitrine.caption.figures.figure_file import is_caption_figure
 
     # "--pictures a.jpg b.jpg": what follows the first is read as runs, and no run is a file.
-    files = [each for each in runs if pictures and Path(each).is_file()]
+    files = [each for each in runs if pictures and Path(each).is_file() and not is_caption_figure(Path(each))]
     result = run(
         [each for each in runs if each not in files],
         out,

@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from vitrine.plotting.provenance import PREFIX, read_provenance
+from vitrine.plotting.provenance import PREFIX, WORDS, read_provenance
 from vitrine.printable import printable_line
 
 _LONGEST = 1000  # characters of a value on a terminal
@@ -42,7 +42,8 @@ class Inspection:
         texts = {**self.provenance, **self.other}
         if f"vitrine {texts.get('version')}" == self.software:
             del texts["version"]
-        rows = [(key, value) for key, value in texts.items() if key not in ("options", "command")]
+        hidden = ("options", "command", WORDS.removeprefix(PREFIX))
+        rows = [(key, value) for key, value in texts.items() if key not in hidden]
         rows += [*_options(texts.get("options")), ("made with", self.software)]
         lines_of_rows = [(_readable(key).replace("-", " ").replace("_", " "), _readable(value)) for key, value in rows]
         width = max(len(key) for key, _ in lines_of_rows)

@@ -222,6 +222,16 @@ def _lies_in_folder_of(call: FigureCall, out: Path, files: Sequence[str]) -> boo
     return False
 
 
+def figures_in(folder: Path, verb: str) -> tuple[Path, ...] | None:
+    """The figures that a call wrote to a folder, in its order and where they still are; None without such a call."""
+    manifest = _read(folder)
+    if manifest is None or manifest.verb != verb:
+        return None
+    paths = [PurePosixPath(name) for name in manifest.files]
+    inside = [path for path in paths if not path.is_absolute() and ".." not in path.parts]
+    return tuple(folder / path for path in inside if path.suffix in (".png", ".svg") and (folder / path).is_file())
+
+
 def _read(folder: Path) -> _Manifest | None:
     """The manifest of a folder; None without one that can be read."""
     with suppress(OSError, ValueError):

@@ -20,6 +20,9 @@ from vitrine.version import __version__
 
 PREFIX = "vitrine:"
 
+WORDS = f"{PREFIX}words"
+"""The text that a caption's figure carries beside its origin; see :mod:`vitrine.caption.figures.figure_file`."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 MAX_PROVENANCE_LENGTH = limit("MAX_PROVENANCE_LENGTH", 1_000_000)
 """Characters of all texts in a figure's file, when they are read."""

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -127,6 +128,11 @@ def caption_data(picture: CaptionPicture, scale: Scale) -> dict[str, Any]:
     }
 
 
+def prompt_data(picture: CaptionPicture, scale: Scale) -> dict[str, Any]:
+    """The prompt's words as :func:`caption_data` gives the caption's."""
+    return caption_data(replace(picture, words=picture.prompt), scale)
+
+
 def _place(placement: Placement) -> dict[str, Any]:
     geometry = placement.geometry
     left, top, right, bottom = geometry.box
@@ -218,6 +224,7 @@ def _environment() -> Environment:
         "png_url": lambda figure: data_url(figure_png(figure), "image/png"),
         "map_json": lambda view: _json(map_data(view.picture, view.scale)),
         "caption_json": lambda view: _json(caption_data(view.picture, view.scale)),
+        "prompt_json": lambda view: _json(prompt_data(view.picture, view.scale)),
         "numeric": _numeric,
         "isolate": isolate,
         "percent": percent,

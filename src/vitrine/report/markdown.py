@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitrine.caption.figures.words import save_caption_figure
+from vitrine.caption.figures.figure_file import save_caption_figure
 from vitrine.explain.figures.map import save_map_figure
 from vitrine.io.file_names import beside
 from vitrine.io.files import remove_unfinished, write_atomically

@@ -1,4 +1,4 @@
-"""``vitrine report``: runs, what they came to and what their models look at, on one self-contained page."""
+"""``vitrine report``: runs and answers, what they came to and what models look at, on one self-contained page."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from vitrine.errors import DataError, UsageError
 from vitrine.explain.score import ScoreSettings, score_methods
 from vitrine.io.files import write_atomically
 from vitrine.io.output_lock import writes_file
+from vitrine.plotting.style import shorten
 from vitrine.report.document import Document, Section
 from vitrine.report.glossary import glossary_section
 from vitrine.report.html import render_html
 from vitrine.report.markdown import write_markdown
+from vitrine.report.sections.answers import answer_limits, answer_origins, build_answers_section, read_answers
 from vitrine.report.sections.captions import build_captioner_section
 from vitrine.report.sections.labels import build_labels_section
 from vitrine.report.sections.maps import (
@@ -42,11 +44,12 @@ from vitrine.report.sections.summary import (
     build_settings_section,
     choose_final,
 )
+from vitrine.report.sources import find_sources
 from vitrine.results import ClassificationMetrics, count_of
 from vitrine.runs.data import resolve_data_reference
 from vitrine.runs.find import find_runs
 from vitrine.runs.leakage import LEAKAGE
-from vitrine.runs.record import read_record
+from vitrine.runs.record import RunRecord, read_record
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many of how many steps are done."""
@@ -106,18 +109,20 @@ def write_report(
     *,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Report:
-    """Write a report of runs as one HTML page.
+    """Write a report of runs, captions and answers as one HTML page.
 
     Args:
-        references: run folders, patterns, and folders that hold runs, such as a sweep's.
+        references: run folders, patterns, and folders that hold runs, such as a sweep's; folders of captions, figures
+            of answers, and scores of layers: see :func:`vitrine.report.sources.find_sources`.
         out: the page, ending in .html; Markdown goes beside it.
         settings: what goes into it.
         progress: called as work is done.
 
     Raises:
         RunError: no finished run, or one whose files do not fit one another.
-        UsageError: ``out`` is no .html file, or the final run is not among the runs.
-        DataError, ModelError: a picture in ``settings``, or the final run's weights, cannot be used.
+        UsageError: ``out`` is no .html file, the final run is not among the runs, or there is no run for a setting that
+            is of runs.
+        DataError, ModelError: a picture in ``settings``, a figure, or the final run's weights, cannot be used.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"-o {out} is no page: expected a name that ends in .html, such as -o report.html.")
@@ -146,14 +151,22 @@ class _DocumentBuilder:
 
     def __init__(self, references: Sequence[str], out: Path, settings: ReportSettings, progress: Progress) -> None:
         self.references, self.out, self.settings, self.progress = references, out, settings, progress
-        run_folders, read = find_runs(references), cache(read_record)
-        self.comparison: ComparisonResult = compare_runs(run_folders, read)
-        runs = [read(name, run) for name, run in run_folders.runs.items()]
+        sources = find_sources(references)
+        self.answers, self.missing = read_answers(sources)
+        self.comparison: ComparisonResult | None = None
+        runs: list[RunRecord] = []
+        if sources.runs or not sources.has_answers:
+            run_folders, read = find_runs(sources.runs or references), cache(read_record)
+            self.comparison = compare_runs(run_folders, read)
+            runs = [read(name, run) for name, run in run_folders.runs.items()]
+        else:
+            _refuse_settings_of_runs(settings)
         self.records = {run.name: run for run in runs if not run.is_captioner and not run.is_multi_label}
         self.multi_label = {run.name: run for run in runs if run.is_multi_label}
         self.captioners = {run.name: run for run in runs if run.is_captioner}
-        self.final: FinalResult | None = choose_final(self.comparison, self.records, settings.final)
-        self.missing: list[str] = []
+        self.final: FinalResult | None = (
+            choose_final(self.comparison, self.records, settings.final) if self.comparison else None
+        )
         self.map_count = 0
 
     def build(self) -> Document:
@@ -164,36 +177,47 @@ class _DocumentBuilder:
             )
         model_sections = self._model_sections()
         caption_sections = [self._captioner_section(number, name) for number, name in enumerate(self.captioners, 1)]
-        first = [
+        caption_sections += [build_answers_section(model, number) for number, model in enumerate(self.answers, 1)]
+        last = [self._limits(any(section.key == "methods" for section in model_sections)), self._origins()]
+        sections = [*self._result_sections(), *model_sections, *caption_sections, *last]
+        glossary = glossary_section(sections)
+        return Document(
+            title=self.settings.title or self._title(),
+            detail=self._detail(),
+            sections=(*sections, *([glossary] if glossary else [])),
+            footer=footer(self.comparison is not None),
+            facts=self._facts(),
+        )
+
+    def _result_sections(self) -> list[Section]:
+        """Sections on what the runs came to; none without runs."""
+        if self.comparison is None:
+            return []
+        sections = [
             *([build_result_section(self.final, self.comparison, self.records)] if self.final else []),
             build_settings_section(self.comparison, self.final),
             build_curves_section(self.comparison, self.records | self.multi_label, self.final),
             *([build_classes_section(self.final)] if self.final else []),
             *(build_labels_section(record, number) for number, record in enumerate(self.multi_label.values(), 1)),
         ]
-        last = [
-            build_limits_section(
-                self.final,
-                self.comparison,
-                self.records,
-                {name: run.folder.path for name, run in self.captioners.items()},
-                has_scores=any(section.key == "methods" for section in model_sections),
-                map_count=self.map_count,
-                missing=self.missing,
-            ),
-            build_origins_section(
-                [*self.records.values(), *self.multi_label.values(), *self.captioners.values()], self._command()
-            ),
-        ]
-        sections = [each for each in (*first, *model_sections, *caption_sections, *last) if each is not None]
-        glossary = glossary_section(sections)
-        return Document(
-            title=self.settings.title or self._title(),
-            detail=self._detail(),
-            sections=(*sections, *([glossary] if glossary else [])),
-            footer=footer(),
-            facts=self._facts(),
+        return [section for section in sections if section is not None]
+
+    def _limits(self, has_scores: bool) -> Section:
+        """What was not checked."""
+        return build_limits_section(
+            self.final,
+            self.comparison,
+            self.records,
+            {name: run.folder.path for name, run in self.captioners.items()},
+            has_scores=has_scores,
+            map_count=self.map_count,
+            missing=[*self.missing, *answer_limits(self.answers)],
         )
+
+    def _origins(self) -> Section:
+        """Where everything comes from."""
+        runs = [*self.records.values(), *self.multi_label.values(), *self.captioners.values()]
+        return build_origins_section(runs, self._command(), answer_origins(self.answers) if self.answers else ())
 
     def _model_sections(self) -> list[Section]:
         """Sections on what the final model looks at: positions, maps, methods."""
@@ -266,6 +290,9 @@ class _DocumentBuilder:
             return build_captioner_section(record, number, None)
 
     def _title(self) -> str:
+        if self.comparison is None:
+            names = " and ".join(shorten(model.name, 60) for model in self.answers[:2])
+            return f"Answers of {names}{' and others' if len(self.answers) > 2 else ''}"
         if self.final is None and self.comparison.multi_label:
             best = self.comparison.multi_label[0]
             return f"{best.name}: validation mean average precision {best.mean_average_precision:.4f}"
@@ -282,6 +309,8 @@ class _DocumentBuilder:
             parts.append(count_of(len(self.multi_label), "multi-label run"))
         if self.captioners:
             parts.append(count_of(len(self.captioners), "captioner"))
+        answers = sum(len(model.figures) for model in self.answers)
+        parts += [count_of(answers, "answer")] if answers else []
         references = {str(record.data["reference"]) for record in (self.records | self.multi_label).values()}
         leakage = self.final.best_leakage if self.final else None
         leak = [f"{leakage.split} accuracy {leakage.headline()}"] if leakage else []
@@ -299,10 +328,13 @@ class _DocumentBuilder:
 
     def _facts(self) -> dict[str, Any]:
         """Numbers for programs that read the page; more than 200 tests are left to ``vitrine compare --json``."""
-        comparison = self.comparison.to_dict()
-        if len(comparison["tests"]) > _MAX_TESTS:
-            del comparison["tests"]
-        facts: dict[str, Any] = {"comparison": comparison}
+        facts: dict[str, Any] = {}
+        if self.comparison is not None:
+            facts["comparison"] = comparison = self.comparison.to_dict()
+            if len(comparison["tests"]) > _MAX_TESTS:
+                del comparison["tests"]
+        if self.answers:
+            facts["answers"] = [model.to_dict() for model in self.answers]
         if self.final is not None:
             facts["final"] = {
                 "run": self.final.name,
@@ -311,6 +343,25 @@ class _DocumentBuilder:
                 LEAKAGE: {each.split: each.to_dict() for each in self.final.looked_for},
             }
         return facts
+
+
+def _refuse_settings_of_runs(settings: ReportSettings) -> None:
+    """Refuse what says something of runs where there are none.
+
+    Raises:
+        UsageError: it names the option.
+    """
+    options = {
+        "--pictures": settings.pictures,
+        "--final": settings.final,
+        "--data": settings.data,
+        "--score": settings.score,
+    }
+    for option, value in options.items():
+        if value:
+            raise UsageError(
+                f"{option} is of runs, and there is none among what this report is made from: leave it out."
+            )
 
 
 def _without_matrix(metrics: ClassificationMetrics) -> dict[str, Any]:

@@ -62,6 +62,11 @@ def find_runs(references: Sequence[str]) -> RunSearch:
     return RunSearch(runs, tuple(skipped_folders))
 
 
+def has_runs(folder: Path) -> bool:
+    """Whether a folder is a run, finished or not, or has runs directly in it."""
+    return bool(_runs_in(folder, or_fail=False))
+
+
 def _folders(reference: str) -> list[Path]:
     path = Path(reference).expanduser()
     if path.is_dir():

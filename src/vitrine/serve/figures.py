@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from vitrine.attribution.maps import patch_on_grid
 from vitrine.attribution.position_metrics import PositionFindings
 from vitrine.caption.decoding import DecodedCaption
-from vitrine.caption.figures.words import caption_figure
+from vitrine.caption.figures.figure_file import caption_figure_bytes
 from vitrine.caption.inference import CaptionedPicture
 from vitrine.caption.run import CaptionProvenance, prepare_word_maps
 from vitrine.data.decode import BytesPicture
@@ -111,7 +111,7 @@ def draw_caption(
         options={**provenance.options, **({"continued": True} if decoding.prefix else {})},
     )
     with _DRAW_LOCK:
-        return figure_bytes(caption_figure(words.picture, words.scale), kind, provenance.to_metadata())
+        return caption_figure_bytes(words.picture, words.scale, kind, provenance.to_metadata())
 
 
 def draw_positions(

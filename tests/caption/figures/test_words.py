@@ -24,6 +24,7 @@ from matplotlib.text import Text
 from PIL import Image
 from support.figures import GOLDEN, axes_pixels, blob, differs, half_size, photo, place_grid, require_tidy, words_of
 
+from vitrine.caption.figures.figure_file import save_caption_figure
 from vitrine.caption.figures.words import (
     IN_A_ROW,
     IN_A_ROW_OF_MANY,
@@ -33,7 +34,6 @@ from vitrine.caption.figures.words import (
     WordPanel,
     caption_figure,
     draw_word,
-    save_caption_figure,
 )
 from vitrine.caption.run import CAPTION_HEADER, caption_row
 from vitrine.plotting.colormap import Scale

@@ -5,10 +5,9 @@ Letters: H, W pixel rows and columns; R, C rows and columns of patches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +33,6 @@ from vitrine.plotting.style import (
     add_text,
     figure_style,
     new_figure,
-    save,
     shorten,
     snap_to_pixels,
     text_size,
@@ -227,7 +225,7 @@ def _chance(probability: float | None) -> str:
     return percent(probability, 1 if not 0.0095 <= probability < 0.995 else 0)
 
 
-__all__ = ["CaptionPicture", "Scale", "WordPanel", "caption_figure", "save_caption_figure"]
+__all__ = ["CaptionPicture", "Scale", "WordPanel", "caption_figure"]
 
 _MAX_PHOTO_PIXELS = 1800  # pixels of a photograph that a figure can show
 _ACROSS, _HIGH = 3.5, 2.6  # inches that a photograph has beside words
@@ -263,6 +261,7 @@ class CaptionPicture:
         model: its reference.
         prompt: words of the prompt, drawn below the caption's and apart from them; empty without maps.
         prompt_line: what is said of their maps, above them.
+        question: what was asked; "" of a captioner that is asked nothing.
     """
 
     photo_HWC: Pixels
@@ -278,6 +277,7 @@ class CaptionPicture:
     model: str = ""
     prompt: tuple[WordPanel, ...] = ()
     prompt_line: str = ""
+    question: str = ""
 
     def with_smaller_photo(self, side: int = 640) -> CaptionPicture:
         """The same with a copy of the photograph of at most ``side`` pixels a side, to hold many at a time."""
@@ -288,11 +288,6 @@ class CaptionPicture:
         size = max(1, round(columns * zoom)), max(1, round(rows * zoom))
         copy = Image.fromarray(self.photo_HWC).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
         return replace(self, photo_HWC=np.asarray(copy))
-
-
-def save_caption_figure(picture: CaptionPicture, scale: Scale, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write :func:`caption_figure` as PNG or SVG; see :func:`vitrine.plotting.style.save`."""
-    save(caption_figure(picture, scale), path, metadata)
 
 
 def caption_figure(picture: CaptionPicture, scale: Scale) -> Figure:

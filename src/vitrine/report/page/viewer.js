@@ -16,8 +16,9 @@
                          It reaches beyond the photograph where the model's input has a border.
              described   what the map is, in words: the drawing's text alternative.
    Caption {photograph, size?, grid, box, scale, words: [Word], log_probability?}
-   Word    {text, probability, map, particular?, sentence?, grid?, box?}; particular false: the word did not look
-           anywhere in particular, and is grey. sentence: what its check says.
+   Word    {text, probability, map, particular?, sentence?, grid?, box?}; probability null: of a word that was not
+           predicted. particular false: the word did not look anywhere in particular, and is grey. sentence: what its
+           check says.
 
    A page without code of its own marks an element with data-viewer="map" or "words", puts the View or Caption as JSON
    into a <script type="application/json"> inside it, and calls mountViewers(). */
@@ -696,7 +697,8 @@ export class WordViewer {
   describeProbability(index) {
     const word = this.words[index];
     const grey = word.particular === false ? " \u00b7 did not look anywhere in particular" : "";
-    return `${formatProbability(word.probability)}${grey}`;
+    const probability = word.probability === null ? "" : formatProbability(word.probability); // a prompt's word has none
+    return `${probability}${grey}`;
   }
 
   key(event) {

@@ -20,7 +20,7 @@ from vitrine.version import __version__
 
 def build_limits_section(
     final: FinalResult | None,
-    comparison: ComparisonResult,
+    comparison: ComparisonResult | None,
     records: Mapping[str, RunRecord],
     captioners: Mapping[str, Path],
     *,
@@ -32,7 +32,7 @@ def build_limits_section(
 
     Args:
         final: the final result; None without classifiers.
-        comparison: of all runs.
+        comparison: of all runs; None without runs.
         records: of the classifiers, by name.
         captioners: folders of the captioners, by name.
         has_scores: whether the report has scores of explanation methods.
@@ -42,7 +42,7 @@ def build_limits_section(
     items = [*missing]
     if final is not None:
         items += _final_limits(final, has_scores=has_scores, map_count=map_count)
-    items += _comparison_limits(comparison, records)
+    items += _comparison_limits(comparison, records) if comparison else []
     for name, path in captioners.items():
         items += _captioner_limits(name, path)
     items.append(
@@ -141,19 +141,27 @@ def _comparison_limits(comparison: ComparisonResult, records: Mapping[str, RunRe
     return items
 
 
-def build_origins_section(runs: Sequence[RunRecord], command: Sequence[str]) -> Section:
+def build_origins_section(runs: Sequence[RunRecord], command: Sequence[str], answers: Sequence[Block] = ()) -> Section:
     """Where each run, its data and its starting weights come from, and how to make all of it again.
 
     Args:
-        runs: one or more.
+        runs: that the report is of.
         command: the command line that made the report, in words.
+        answers: blocks on models that captioned or answered.
 
     Raises:
         RunError: a run's files cannot be read.
     """
-    blocks: list[Block] = [Paragraph("This report was made by:", "note"), Commands((shlex.join(command),))]
+    made: tuple[Block, ...] = (Paragraph("This report was made by:", "note"), Commands((shlex.join(command),)))
+    of_runs = _run_origins(runs) if runs else []
+    return Section("origins", "Where everything comes from", (*made, *of_runs, *answers))
+
+
+def _run_origins(runs: Sequence[RunRecord]) -> list[Block]:
+    """Of one run or more: how they were trained, and what of."""
     again = tuple(_train_command(run) for run in runs)
-    blocks += [Paragraph("The runs were made by, with the recipes that lie in their folders:", "note"), Commands(again)]
+    made_by = Paragraph("The runs were made by, with the recipes that lie in their folders:", "note")
+    blocks: list[Block] = [made_by, Commands(again)]
     origins = {run.name: _origins(run) for run in runs}
     names = list(dict.fromkeys(what for each in origins.values() for what in each))
     shared_facts = [what for what in names if len({each.get(what) for each in origins.values()}) == 1]
@@ -164,12 +172,13 @@ def build_origins_section(runs: Sequence[RunRecord], command: Sequence[str]) -> 
     first = next(iter(origins.values()))
     alike = "The same for all runs" if len(runs) > 1 else "The run"
     blocks.append(TableBlock(Table(("", "value"), tuple((what, first[what]) for what in shared_facts)), alike))
-    return Section("origins", "Where everything comes from", tuple(blocks))
+    return blocks
 
 
-def footer() -> str:
+def footer(has_runs: bool = True) -> str:
     """The last line of a report, which says what made it."""
-    return f"Made by vitrine {__version__} from the files of the runs; no number was typed in by hand."
+    files = "the files of the runs" if has_runs else "figures and scores"
+    return f"Made by vitrine {__version__} from {files}; no number was typed in by hand."
 
 
 def _origins(run: RunRecord) -> dict[str, str]:
