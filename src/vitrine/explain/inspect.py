@@ -42,8 +42,8 @@ class Inspection:
         texts = {**self.provenance, **self.other}
         if f"vitrine {texts.get('version')}" == self.software:
             del texts["version"]
-        hidden = ("options", "command", WORDS.removeprefix(PREFIX))
-        rows = [(key, value) for key, value in texts.items() if key not in hidden]
+        apart = ("options", "command", WORDS.removeprefix(PREFIX))
+        rows = [(key, value) for key, value in texts.items() if key not in apart]
         rows += [*_options(texts.get("options")), ("made with", self.software)]
         lines_of_rows = [(_readable(key).replace("-", " ").replace("_", " "), _readable(value)) for key, value in rows]
         width = max(len(key) for key, _ in lines_of_rows)

@@ -70,9 +70,9 @@ def find_sources(references: Sequence[str]) -> Sources:
 
 def _figures_of(folder: Path) -> tuple[Path, ...]:
     """Figures that ``vitrine caption`` listed in a folder, or that lie in it as ``vitrine ask`` writes them."""
-    listed = figures_in(folder, "caption")
-    if listed is not None:
-        return listed
+    of_call = figures_in(folder, "caption")
+    if of_call is not None:
+        return of_call
     files = sorted(islice((each for each in folder.iterdir() if each.suffix in (".png", ".svg")), _MOST_FILES))
     return tuple(each for each in files if is_caption_figure(each))
 

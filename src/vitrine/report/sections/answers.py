@@ -161,10 +161,10 @@ def _answer_blocks(model: AnsweringModel, number: int) -> list[Block]:
         for index, each in enumerate((each for each in model.figures if each.why is not None), 1)
         if each.why is not None
     )
-    asked = "answered" if any(each.picture.question for each in figures) else "captioned"
-    shown = "" if len(views) == len(figures) else f", of which {count_of(len(views), 'answer')} {_is_are(views)} shown"
+    verb = "answered" if any(each.picture.question for each in figures) else "captioned"
+    part = "" if len(views) == len(figures) else f", of which {count_of(len(views), 'answer')} {_is_are(views)} shown"
     return [
-        Paragraph(f"{model.name} {asked} {count_of(len(figures), 'picture')}{shown}."),
+        Paragraph(f"{model.name} {verb} {count_of(len(figures), 'picture')}{part}."),
         TableBlock(_calls_table(figures)),
         Findings((Finding("", _looked_sentence(figures)),)),
         Paragraph(

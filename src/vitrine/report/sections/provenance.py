@@ -152,9 +152,9 @@ def build_origins_section(runs: Sequence[RunRecord], command: Sequence[str], ans
     Raises:
         RunError: a run's files cannot be read.
     """
-    made: tuple[Block, ...] = (Paragraph("This report was made by:", "note"), Commands((shlex.join(command),)))
+    of_report: tuple[Block, ...] = (Paragraph("This report was made by:", "note"), Commands((shlex.join(command),)))
     of_runs = _run_origins(runs) if runs else []
-    return Section("origins", "Where everything comes from", (*made, *of_runs, *answers))
+    return Section("origins", "Where everything comes from", (*of_report, *of_runs, *answers))
 
 
 def _run_origins(runs: Sequence[RunRecord]) -> list[Block]:

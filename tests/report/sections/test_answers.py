@@ -137,6 +137,7 @@ def test_markdown_and_facts(page: tuple[Report, str]) -> None:
 def test_runs_and_answers_on_one_page(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_DocumentBuilder, "_model_sections", lambda _builder: [])  # the run has no weights
     made_run(made / "runs" / "good", [True] * 30, batch_size=8)
+    (made / "runs" / "good" / "environment.json").write_text("{}")
     report = write_report([str(made / "runs"), str(made / "caps")], made / "both.html")
     keys = [section.key for section in report.document.sections]
     assert keys[0] == "result"
