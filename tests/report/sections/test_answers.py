@@ -16,8 +16,8 @@ from vitrine.caption.figures.figure_file import save_caption_figure
 from vitrine.caption.figures.words import CaptionPicture, WordPanel
 from vitrine.cli.report import report as verb
 from vitrine.errors import DataError, RunError, UsageError
-from vitrine.io.files import to_json
 from vitrine.io.figure_folder import FigureCall, claim_folder
+from vitrine.io.files import to_json
 from vitrine.plotting.colormap import Scale
 from vitrine.plotting.provenance import Provenance
 from vitrine.report.run import Report, ReportSettings, _DocumentBuilder, write_report
@@ -178,7 +178,7 @@ def test_what_cannot_be_used_is_said_in_a_sentence(made: Path, tmp_path: Path) -
 )  # fmt: skip
 def test_damaged_scores_are_said(changes: dict[str, Any], tmp_path: Path) -> None:
     folder = scores(tmp_path / "scores", **changes)
-    with pytest.raises(RunError, match="The scores in .* cannot be read: .*\nExpected layers.json and metrics.json"):
+    with pytest.raises(RunError, match=r"The scores in .* cannot be read: .*\nExpected layers.json and metrics.json"):
         write_report([str(folder)], tmp_path / "r.html")
 
 

@@ -201,8 +201,8 @@ def _looked_sentence(figures: Sequence[CaptionFigure]) -> str:
     total, looked = sum(len(each.picture.words) for each in figures), _looked(figures)
     return (
         f"{looked:,} of {count_of(total, 'word')} looked somewhere in particular: the maps of the others are spread "
-        "evenly, or are those of the other words of their answer. That a word looked somewhere does not say that it looked "
-        "at what it names."
+        "evenly, or are those of the other words of their answer. That a word looked somewhere does not say that it "
+        "looked at what it names."
     )
 
 
