@@ -1,27 +1,30 @@
 """How often each method's strongest patch lies on the object, for every method of the table, on generated scenes.
 
-    python benchmarks/methods.py [PICTURES] [--model MODEL] [--data scenes:...]
+    python benchmarks/methods.py [PICTURES] [--model MODEL] [--data scenes:...] [--also attention:layer=2] [--maps FILE]
 
 By default the model is ``vitrine/scenes-tiny`` and the pictures are scenes of the family that it was trained on and has
 not seen; the class is the one that it predicts. Prints the tables of docs/which-method.md: means with 95 % intervals,
 those of the pointing hit corrected for the number of rows, and which methods cannot be told from the best by paired
-tests that are corrected for every pair.
+tests that are corrected for every pair. The last column is how often the strongest patch touches the object at all.
+With ``--maps`` what was computed stays in a file, from which an interrupted call goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from vitrine.attribution.baselines import centre_blob, edges, random_map
-from vitrine.attribution.methods import Method
+from vitrine.attribution.methods import Method, method_with
 from vitrine.attribution.placement import Placement
-from vitrine.attribution.pointing import centres_inside, score_against_mask
+from vitrine.attribution.pointing import centres_inside, pointing_hit, score_against_mask
 from vitrine.attribution.ranking import Estimate, ScoredMethod, metric, rank_methods
 from vitrine.attribution.registry import METHODS
-from vitrine.classify.model import open_classifier
+from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.loader import batches
 from vitrine.data.masks import find_masks
 from vitrine.explain.explainer import Explainer
@@ -32,13 +35,15 @@ from vitrine.metrics.intervals import wilson
 PICTURES, BATCH = 60, 20
 MODEL, DATA = "vitrine/scenes-tiny", "scenes:base?test={pictures}&seed=11"
 KEYS = ("pointing", "average_precision", "inside")
+TOUCH = "touch"
+SLOW = ("occlusion", "rise")
 
 
-def score_all(pictures: int, model: str, data: str) -> str:
+def score_all(pictures: int, model: str, data: str, split: str, more: list[str], kept: Path | None) -> str:
     """The table in Markdown."""
     classifier = open_classifier(model)
     explainer = Explainer(classifier, Method())
-    samples = open_samples(data, "test", pictures, 0).samples
+    samples = open_samples(data, split, pictures, 0).samples
     masks = find_masks(samples, data=None, source=None, category=None)
     assert masks is not None, "pictures without masks have no hits"
     (batch,) = batches(samples, explainer.transform, batch_size=pictures)
@@ -59,28 +64,68 @@ def score_all(pictures: int, model: str, data: str) -> str:
         "edges": edges(pixels_PCHW, *grid),
     }
     controls = list(maps)
-    for name in METHODS:
-        one = Explainer(classifier, Method(name))
-        parts = [
-            one.maps(pixels_PCHW[first : first + BATCH], targets_P[first : first + BATCH]).scores_BRC.numpy()
-            for first in range(0, pictures, BATCH)
-        ]
-        maps[name] = np.concatenate(parts)
-        print(name, file=sys.stderr, flush=True)
+    methods = {name: Method(name) for name in METHODS} | {text: _with_options(text) for text in more}
+    maps |= _maps(
+        classifier,
+        methods,
+        pixels_PCHW,
+        targets_P,
+        kept,
+        f"{classifier.weights and classifier.weights.sha256} {data} {split} {pictures}",
+    )
     scored = []
     for name, maps_PRC in maps.items():
-        values = {key: [] for key in KEYS}
+        values = {key: [] for key in (*KEYS, TOUCH)}
         for scores_RC, truth in zip(maps_PRC, truths, strict=True):
             scores = score_against_mask(scores_RC, *truth)
-            for key in KEYS:
-                value = getattr(scores, key)
+            touch = pointing_hit(scores_RC, truth[0] > 0)
+            for key, value in (*((key, getattr(scores, key)) for key in KEYS), (TOUCH, touch)):
                 values[key].append(np.nan if value is None else value)
         scored.append(ScoredMethod(name, name in controls, {key: np.array(each) for key, each in values.items()}))
     ranking = rank_methods(scored, by="pointing")
     lines = methods_table(ranking, [metric(key) for key in KEYS]).markdown().splitlines()
-    ends = [""] * 2 + [_corrected(row.estimates["pointing"], len(ranking.rows)) for row in ranking.rows]
-    ends[:2] = ["pointing hit, corrected", "---"]
+    touches = {each.name: each.values[TOUCH] for each in scored}
+    ends = ["pointing hit, corrected | touches", "--- | ---"] + [
+        f"{_corrected(row.estimates['pointing'], len(ranking.rows))} | {np.nanmean(touches[row.name]):.3f}"
+        for row in ranking.rows
+    ]
     return "\n".join(f"{line} {end} |" for line, end in zip(lines, ends, strict=True))
+
+
+def _with_options(text: str) -> Method:
+    """A method and its options as ``--also`` has them: ``attention:layer=2,heads=max``."""
+    name, _, rest = text.partition(":")
+    options = dict(each.split("=") for each in rest.split(",") if each)
+    return method_with(
+        name, {key: int(value) if value.lstrip("-").isdigit() else value for key, value in options.items()}
+    )
+
+
+def _maps(
+    classifier: Classifier,
+    methods: dict[str, Method],
+    pixels_PCHW: torch.Tensor,
+    targets_P: torch.Tensor,
+    kept: Path | None,
+    key: str,
+) -> dict[str, np.ndarray]:
+    """The maps of all pictures by every method, the quick ones first; those that a file has are taken from it."""
+    parts: dict[str, np.ndarray] = {}
+    if kept is not None and kept.is_file():
+        with np.load(kept) as archive:
+            parts = dict(archive) if str(archive["key"]) == key else {}
+    firsts = range(0, len(targets_P), BATCH)
+    for name in sorted(methods, key=lambda name: name in SLOW):
+        one = Explainer(classifier, methods[name])
+        for first in firsts:
+            part, batch = f"{name}/{first}", slice(first, first + BATCH)
+            if part not in parts:
+                parts[part] = one.maps(pixels_PCHW[batch], targets_P[batch]).scores_BRC.numpy()
+                if kept is not None:
+                    np.savez(unfinished := kept.with_suffix(".part.npz"), **parts | {"key": np.array(key)})
+                    unfinished.replace(kept)
+        print(name, file=sys.stderr, flush=True)
+    return {name: np.concatenate([parts[f"{name}/{first}"] for first in firsts]) for name in methods}
 
 
 def _corrected(hit: Estimate, rows: int) -> str:
@@ -97,5 +142,9 @@ if __name__ == "__main__":
     parser.add_argument("pictures", type=int, nargs="?", default=PICTURES)
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--data", default=DATA, help="scenes, with masks")
+    parser.add_argument("--split", default="test", help="of the data: settings are chosen on validation scenes")
+    parser.add_argument("--also", action="append", default=[], help="a method with options: attention:layer=2")
+    parser.add_argument("--maps", type=Path, help="a file (.npz) in which maps are kept")
     arguments = parser.parse_args()
-    print(score_all(arguments.pictures, arguments.model, arguments.data.format(pictures=arguments.pictures)))
+    data = arguments.data.format(pictures=arguments.pictures)
+    print(score_all(arguments.pictures, arguments.model, data, arguments.split, arguments.also, arguments.maps))

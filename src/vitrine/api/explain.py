@@ -271,8 +271,10 @@ def _sheet_settings(
     ):
         if value is not None and not has_it:
             raise UsageError(f"None of these methods has the option --{option}: leave it out, or add one that has.")
-    chosen = tuple(with_fields(each, against=against) if each.entry.takes_contrast else each for each in plain)
-    return SheetSettings(chosen, target, seed=seed, **look)
+    methods_with_contrast = tuple(
+        with_fields(each, against=against) if each.entry.takes_contrast else each for each in plain
+    )
+    return SheetSettings(methods_with_contrast, target, seed=seed, **look)
 
 
 def _draw_sheets(

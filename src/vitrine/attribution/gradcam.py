@@ -15,6 +15,7 @@ from torch import nn
 from vitrine.attribution.attention import layer_number
 from vitrine.attribution.class_logit import class_logit
 from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
+from vitrine.attribution.part_outputs import watch_input, watch_outputs
 from vitrine.errors import ModelError
 
 _POST_NORM = "Post"  # in the names of timm's blocks whose norm1 comes after the attention
@@ -116,15 +117,6 @@ def watch_gradcam_tokens(module: nn.Module, layer: int) -> Iterator[list[torch.T
     """Within the ``with`` block: the tokens that :func:`gradcam_tokens` names, in the graph."""
     blocks: Any = module.blocks
     block = blocks[layer_number(layer, len(blocks))]
-    tokens: list[torch.Tensor] = []
-    norm = _norm_before_attention(block)
-    if block is not blocks[-1]:
-        handle = block.register_forward_hook(lambda _, __, output: tokens.append(output))
-    elif norm is not None:
-        handle = norm.register_forward_hook(lambda _, __, output: tokens.append(output))
-    else:
-        handle = block.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0]))
-    try:
+    part = block if block is not blocks[-1] else _norm_before_attention(block)
+    with watch_input(block) if part is None else watch_outputs(part) as tokens:
         yield tokens
-    finally:
-        handle.remove()

@@ -5,17 +5,15 @@ Axes: B pictures, C classes, D channels, H heads, N, K tokens (prefix tokens fir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, watch_attention
-from vitrine.attribution.class_logit import class_logit
 from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
-from vitrine.attribution.model_tail import tail_logits
+from vitrine.attribution.model_tail import tail_class_logit
+from vitrine.attribution.part_outputs import watch_outputs
 from vitrine.attribution.readout import describe_readout
 
 
@@ -45,34 +43,22 @@ def legrad(
     calls: list[AttentionCall] = []
     has_pool = getattr(module, "attn_pool", None) is not None
     total_BN = torch.zeros(len(pixels_BCHW), layout.tokens, device=pixels_BCHW.device)
-    with torch.enable_grad(), watch_attention(module, calls.append), _block_outputs(module) as outputs:
+    blocks: Any = module.blocks
+    with torch.enable_grad(), watch_attention(module, calls.append), watch_outputs(*blocks) as outputs:
         module(pixels_BCHW.detach().requires_grad_())
         own_calls = {call.layer: call for call in calls}
         for layer, tokens_BND in enumerate(list(outputs)):
             calls.clear()
-            score = class_logit(tail_logits(module, pixels_BCHW, tokens_BND), targets_B, against_B)
+            score = tail_class_logit(module, pixels_BCHW, tokens_BND, targets_B, against_B)
             call = calls[-1] if has_pool else own_calls[layer]
-            total_BN += _columns(call, score, module, layout)
+            (gradient,) = torch.autograd.grad(score, call.carrier, retain_graph=True)
+            total_BN += _columns(call, gradient, module, layout)
     return split_prefix(total_BN / layout.blocks, layout)
 
 
-def _columns(call: AttentionCall, score: torch.Tensor, module: nn.Module, layout: TokenLayout) -> torch.Tensor:
+def _columns(call: AttentionCall, gradient: torch.Tensor, module: nn.Module, layout: TokenLayout) -> torch.Tensor:
     """What each token's column of one attention adds to the score: (B, N), the mean over heads and queries."""
-    (gradient,) = torch.autograd.grad(score, call.carrier, retain_graph=True)
     mean_BQK = mean_over_heads(call, lambda some: call.gradient(gradient, some).clamp_(min=0).mean(dim=2, keepdim=True))
     if call.layer == POOL:
         return describe_readout(module, layout).pool_row(mean_BQK, layout.tokens)
     return mean_BQK[:, 0]
-
-
-@contextmanager
-def _block_outputs(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """The tokens that leave each block of the next forward pass, in order."""
-    outputs: list[torch.Tensor] = []
-    blocks: Any = module.blocks
-    handles = [block.register_forward_hook(lambda _, __, output: outputs.append(output)) for block in blocks]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

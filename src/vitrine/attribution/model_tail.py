@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitrine.attribution.class_logit import class_logit
+
 
 def tail_logits(
     module: nn.Module, pixels_BCHW: torch.Tensor, tokens_BND: torch.Tensor, *, last_blocks: int = 0
@@ -29,6 +31,23 @@ def tail_logits(
     parts = [Constant(tokens_BND) for _ in range(first)] + list(blocks[first:])
     logits_BC: torch.Tensor = copy_with(module, {"blocks": nn.Sequential(*parts)}).forward(pixels_BCHW)
     return logits_BC
+
+
+def tail_class_logit(
+    module: nn.Module,
+    pixels_BCHW: torch.Tensor,
+    tokens_BND: torch.Tensor,
+    targets_B: torch.Tensor,
+    against_B: torch.Tensor | None,
+    *,
+    last_blocks: int = 0,
+) -> torch.Tensor:
+    """The class's logit of tokens that go through the end of the model: what gradients are taken of.
+
+    A scalar, as :func:`vitrine.attribution.class_logit.class_logit` gives it; arguments are its own and those of
+    :func:`tail_logits`.
+    """
+    return class_logit(tail_logits(module, pixels_BCHW, tokens_BND, last_blocks=last_blocks), targets_B, against_B)
 
 
 def copy_with(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:

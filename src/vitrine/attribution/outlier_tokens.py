@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from vitrine.attribution.maps import token_layout
+from vitrine.attribution.part_outputs import watch_outputs
 
 TIMES_MEDIAN = 2.0
 """An outlier's norm is more than this many times the median. Darcet and others read a cut (150) off one model's
@@ -104,13 +105,8 @@ def token_norms(module: nn.Module, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         ModelError: it is no vision transformer with one sequence of patch tokens.
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    outputs: list[torch.Tensor] = []
     blocks: Any = module.blocks
-    hook = blocks[-1].register_forward_hook(lambda _, __, tokens_BND: outputs.append(tokens_BND))
-    try:
-        with torch.no_grad():
-            module(pixels_BCHW)
-    finally:
-        hook.remove()
+    with watch_outputs(blocks[-1]) as outputs, torch.no_grad():
+        module(pixels_BCHW)
     norms_BN: torch.Tensor = outputs[-1][:, layout.prefix :].float().norm(dim=-1)
     return norms_BN.reshape(-1, layout.rows, layout.columns).cpu()

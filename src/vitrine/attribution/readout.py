@@ -23,6 +23,7 @@ from torch import nn
 
 from vitrine.attribution.maps import TokenLayout
 from vitrine.attribution.model_tail import Constant, copy_with
+from vitrine.attribution.part_outputs import watch_outputs
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.heads import ClassAndMeanTransformer
 from vitrine.results import count_of
@@ -160,13 +161,9 @@ def _maximum_shares(tokens_BND: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def watch_head_tokens(module: nn.Module) -> Iterator[list[torch.Tensor]]:
     """The tokens (B, N, D) that each forward pass inside the ``with`` block gives to the head, after the last norm."""
-    tokens: list[torch.Tensor] = []
     norm: nn.Module = module.norm  # type: ignore[assignment]
-    handle = norm.register_forward_hook(lambda _module, _inputs, output: tokens.append(output))
-    try:
+    with watch_outputs(norm) as tokens:
         yield tokens
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)

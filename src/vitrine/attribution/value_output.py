@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from vitrine.attribution.attention import AttentionCall, head_slices, watch_attention
-from vitrine.attribution.class_logit import class_logit
 from vitrine.attribution.maps import BatchMaps, TokenLayout, token_layout
-from vitrine.attribution.model_tail import tail_logits
+from vitrine.attribution.model_tail import tail_class_logit
+from vitrine.attribution.part_outputs import watch_input
 from vitrine.attribution.pixel_gradients import unit_quadrature
 from vitrine.errors import ModelError
 
@@ -53,7 +53,10 @@ def token_contributions(
 ) -> torch.Tensor:
     """:func:`value_output` of every token, the prefix tokens first: float32 (B, N)."""
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    tokens_BND = _last_input(module, pixels_BCHW)
+    blocks: Any = module.blocks
+    with torch.no_grad(), watch_input(blocks[-1]) as inputs:
+        module(pixels_BCHW)
+    tokens_BND = inputs[0]
     calls: list[AttentionCall] = []
     leaves: list[torch.Tensor] = []
 
@@ -67,7 +70,7 @@ def token_contributions(
     mean_gradient: torch.Tensor | None = None
     with torch.enable_grad(), watch_attention(module, scale, [layout.blocks - 1]):
         for share, weight in unit_quadrature(_STEPS):  # noqa: B007  scale reads the share
-            score = class_logit(tail_logits(module, pixels_BCHW, tokens_BND, last_blocks=1), targets_B, against_B)
+            score = tail_class_logit(module, pixels_BCHW, tokens_BND, targets_B, against_B, last_blocks=1)
             (gradient,) = torch.autograd.grad(score, leaves.pop())
             term = weight * gradient.float()
             mean_gradient = term if mean_gradient is None else mean_gradient + term
@@ -82,16 +85,3 @@ def _by_key(call: AttentionCall, gradient: torch.Tensor, layout: TokenLayout) ->
     if total_BK.shape[1] != layout.tokens:
         raise ModelError(f"This model's last block attends to {total_BK.shape[1]} tokens, not to its {layout.tokens}.")
     return total_BK
-
-
-def _last_input(module: nn.Module, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    """The tokens that go into the last block: (B, N, channels)."""
-    tokens: list[torch.Tensor] = []
-    blocks: Any = module.blocks
-    handle = blocks[-1].register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0]))
-    try:
-        with torch.no_grad():
-            module(pixels_BCHW)
-    finally:
-        handle.remove()
-    return tokens[0]

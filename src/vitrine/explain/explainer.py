@@ -6,7 +6,6 @@ Axes: B pictures, C channels (or classes, in probabilities), H, W pixels, R grid
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -19,6 +18,7 @@ from vitrine.attribution.faithfulness import CurveEnds, InsertionDeletionCurves,
 from vitrine.attribution.maps import BatchMaps, Unit, display_scores, patch_on_grid, token_layout
 from vitrine.attribution.methods import Method
 from vitrine.attribution.outlier_tokens import outlier_tokens, token_norms, without_outliers
+from vitrine.attribution.part_outputs import watch_outputs
 from vitrine.attribution.patch_hiding import HidingTest, PatchHiding
 from vitrine.attribution.placement import Placement
 from vitrine.classify.inference import eval_transform, prepared_batches
@@ -292,7 +292,7 @@ class Explainer:
             probabilities_BC = self.probability(pixels_BCHW).cpu()
             targets_B = self._targets(probabilities_BC)
             return probabilities_BC, targets_B, self.maps(pixels_BCHW, targets_B)
-        with _capture_outputs(self.classifier.module) as logits:  # one forward pass gives both
+        with watch_outputs(self.classifier.module) as logits:  # one forward pass gives both
             maps = self.maps(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.int64))
         if len(logits) == 1 and len(logits[0]) == len(pixels_BCHW):
             probabilities_BC = self.classifier.probabilities(logits[0].detach()).cpu()
@@ -333,17 +333,6 @@ def _scene_pixels(height: int, width: int) -> torch.Tensor:
     pixels_OCHW = torch.stack([torch.from_numpy(picture.pixels()).permute(2, 0, 1) for picture in pictures])
     resized_OCHW: torch.Tensor = resize(pixels_OCHW, [height, width])
     return resized_OCHW
-
-
-@contextmanager
-def _capture_outputs(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """The outputs of a module's forward passes inside the ``with`` block."""
-    outputs: list[torch.Tensor] = []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-    try:
-        yield outputs
-    finally:
-        handle.remove()
 
 
 def _mask_outliers(scores_RC: Floats, outliers_RC: npt.NDArray[np.bool_], unit: Unit) -> Floats | None:

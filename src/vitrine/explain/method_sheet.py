@@ -468,7 +468,7 @@ class _SheetWriter:
         self._rows: list[list[MapPicture]] = []
         self._draw_first: Callable[[], Figure] | None = None
         self._sheets: list[Path] = []
-        self._drawn = 0
+        self._sheet_count = 0
         self._scale = maker.settings.scale
 
     def add(self, samples: Sequence[Sample], pixels_BCHW: torch.Tensor) -> None:
@@ -482,8 +482,8 @@ class _SheetWriter:
                 self._end_sheet()
 
     def _end_sheet(self) -> None:
-        rows, settings, number = self._rows, self.maker.settings, self._drawn + 1
-        self._rows, self._drawn = [], number
+        rows, settings, number = self._rows, self.maker.settings, self._sheet_count + 1
+        self._rows, self._sheet_count = [], number
         self._scale = self._scale or shared_scale([each.map_RC for row in rows for each in row])
         last = self.pictures[-1]
         columns = [SheetColumn(each.method, each.unit in SIGNED_UNITS) for each in last.maps]

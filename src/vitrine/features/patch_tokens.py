@@ -17,6 +17,7 @@ from torch import nn
 from vitrine.attribution.attention import layer_number
 from vitrine.attribution.maps import TokenLayout, token_layout
 from vitrine.attribution.outlier_tokens import outlier_tokens
+from vitrine.attribution.part_outputs import watch_outputs
 from vitrine.classify.inference import eval_batches
 from vitrine.classify.model import Classifier
 from vitrine.data.loader import normalise
@@ -192,16 +193,15 @@ def _run(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The patch tokens as the block leaves them, and after the last norm: (B, R * C, D) each."""
     module: Any = classifier.module
-    outputs: list[torch.Tensor] = []
-    hook = module.blocks[layer].register_forward_hook(lambda _, __, tokens_BND: outputs.append(tokens_BND))
     norm = last_norm(module)
-    try:
-        with torch.no_grad(), autocast(classifier.device, classifier.precision):
-            module.forward_features(pixels_BCHW)
-            raw_BND = outputs[-1]
-            normed_BND = raw_BND if norm is None else norm(raw_BND)
-    finally:
-        hook.remove()
+    with (
+        watch_outputs(module.blocks[layer]) as outputs,
+        torch.no_grad(),
+        autocast(classifier.device, classifier.precision),
+    ):
+        module.forward_features(pixels_BCHW)
+        raw_BND = outputs[-1]
+        normed_BND = raw_BND if norm is None else norm(raw_BND)
     return raw_BND[:, layout.prefix :], normed_BND[:, layout.prefix :]
 
 

@@ -137,9 +137,8 @@ def _words(
     room: float,
 ) -> list[str]:
     """What a sheet says of all its maps, in lines."""
-    signed = [column for column in columns if column.is_signed]
     meaning = ["Each map is in multiples of the mean size of its own scores; 1 is uniform where none is negative."]
-    if signed:
+    if any(column.is_signed for column in columns):
         meaning.append(
             "Where scores have signs, purple is above 0, gold below, and under a map stands what 1 is: "
             "a part of a probability (p) or of a logit."
