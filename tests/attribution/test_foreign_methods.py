@@ -130,6 +130,11 @@ def test_a_function_of_ones_own_is_a_method() -> None:
     [
         (lambda module, x, y: x.mean((1, 2, 3)), r"shape \(2,\); expected \(2, 2, 3\): pictures, rows and columns"),
         (lambda module, x, y: torch.full((2, 2, 3), torch.nan), "not finite"),
+        (lambda module, x, y: torch.full((2, 2, 3), 1e39, dtype=torch.float64), "not finite"),
+        (lambda module, x, y: torch.zeros(2, 3, 2), r"shape \(2, 3, 2\)"),
+        (lambda module, x, y: torch.zeros(1, 2, 3), r"shape \(1, 2, 3\)"),
+        (lambda module, x, y: torch.zeros(2, 2, 3, device="meta"), "failed: NotImplementedError"),
+        (lambda module, x, y: torch.zeros(2, 2, 3, dtype=torch.complex64), "failed: TypeError: .*complex"),
         (lambda module, x, y: None, "failed"),
         (lambda module, x, y: 1 / 0, "failed: ZeroDivisionError: division by zero\n--debug shows where"),
         (lambda module, x: x, "failed: TypeError"),
@@ -138,6 +143,94 @@ def test_a_function_of_ones_own_is_a_method() -> None:
 def test_what_a_function_of_ones_own_gives_is_checked(function, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         method_with(function, {}).maps(build(), pixels(), TARGETS)
+
+
+def exchange_head(module: nn.Module) -> None:
+    module.head = nn.Identity()
+
+
+def exchange_forward(module: nn.Module) -> None:
+    module.blocks[0].attn.forward = lambda x, *_, **__: x
+
+
+def add_part(module: nn.Module) -> None:
+    module.probe = nn.Linear(2, 2)
+    module.note = "mine"
+
+
+def zero_weights(module: nn.Module) -> None:
+    with torch.no_grad():
+        module.head.weight.zero_()
+
+
+def zero_weights_beside_autograd(module: nn.Module) -> None:
+    module.blocks[1].mlp.fc1.weight.data.mul_(0)
+
+
+def exchange_data(module: nn.Module) -> None:
+    module.cls_token.data = torch.ones_like(module.cls_token.data)
+
+
+CHANGES = {
+    "head": exchange_head,
+    "forward": exchange_forward,
+    "part": add_part,
+    "weights": zero_weights,
+    "data": zero_weights_beside_autograd,
+    "tensor": exchange_data,
+    "dtype": lambda module: module.double(),
+    "fused attention": lambda module: setattr(module.blocks[0].attn, "fused_attn", False),
+    "blocks": lambda module: module.blocks.__delitem__(0),
+    "hook": lambda module: module.register_forward_pre_hook(lambda *_: (torch.zeros(2, 3, 16, 24),)),
+    "gradients": lambda module: torch.set_grad_enabled(False),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("fails", [False, True], ids=["gives a map", "fails"])
+def test_whatever_a_function_of_ones_own_does_is_undone(change: str, fails: bool) -> None:
+    module, inputs, targets = build(), pixels(), TARGETS.clone()
+    weights = {name: value.clone() for name, value in module.state_dict().items()}
+    structure, answer = str(module), module(inputs).detach()
+    fused = [block.attn.fused_attn for block in module.blocks]
+
+    def function(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
+        pixels_BCHW.zero_()
+        targets_B.zero_()
+        CHANGES[change](module)
+        return 1 / 0 if fails else torch.ones(2, 2, 3)
+
+    if fails:
+        with pytest.raises(ModelError, match="ZeroDivisionError"):
+            method_with(function, {}).maps(module, inputs, targets)
+    else:
+        method_with(function, {}).maps(module, inputs, targets)
+    assert torch.is_grad_enabled() and not hasattr(module, "note") and str(module) == structure
+    assert list(weights) == list(module.state_dict())
+    assert all(torch.equal(weights[name], value) for name, value in module.state_dict().items())
+    assert torch.equal(inputs, pixels()) and torch.equal(targets, TARGETS), "its pixels and targets are copies"
+    assert torch.equal(module(inputs), answer)
+    assert [block.attn.fused_attn for block in module.blocks] == fused
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda scores: scores.numpy().astype(np.float16),
+        lambda scores: scores.double().requires_grad_(),
+        lambda scores: scores.tolist(),
+        lambda scores: scores > 2,
+        lambda scores: scores.to(torch.int64),
+        lambda scores: scores.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+    ],
+    ids=["float16", "in a graph", "lists", "bool", "int", "not contiguous"],
+)
+def test_scores_of_any_kind_of_number_are_taken(give) -> None:
+    scores = torch.arange(12.0).reshape(2, 2, 3)
+    maps = method_with(lambda module, x, y: give(scores), {}).maps(build(), pixels(), TARGETS).scores_BRC
+    expected = torch.as_tensor(give(scores)).detach().float()
+    assert maps.dtype == torch.float32 and not maps.requires_grad and torch.equal(maps, expected)
 
 
 def test_a_name_alone_never_becomes_code() -> None:

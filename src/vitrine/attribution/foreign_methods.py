@@ -77,10 +77,14 @@ def own_maps(
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     expected = (len(pixels_BCHW), layout.rows, layout.columns)
-    with keep_module_state(module):
+    with keep_module_state(module, keeps_weights=True):
         try:
-            result = function(module, pixels_BCHW, targets_B.to(pixels_BCHW.device))
-            scores_BRC = torch.as_tensor(result).detach().float().cpu().clone()
+            # Copies: what it does to them is seen by no other method.
+            result = function(module, pixels_BCHW.clone(), targets_B.to(pixels_BCHW.device, copy=True))
+            scores = torch.as_tensor(result).detach()
+            if scores.is_complex():
+                raise TypeError("its scores are complex numbers, which have no order")
+            scores_BRC = scores.float().cpu().clone()
         except Exception as error:
             raise ModelError(f"{name} failed: {type(error).__name__}: {error}\n--debug shows where.") from error
     if tuple(scores_BRC.shape) != expected:
@@ -94,23 +98,45 @@ def own_maps(
 
 
 @contextmanager
-def keep_module_state(module: nn.Module) -> Iterator[None]:
-    """Afterwards the model has its earlier mode, gradients and hooks, and no others."""
-    modes = {part: part.training for part in module.modules()}
-    hooks = [
-        (registry, dict(registry))
-        for part in module.modules()
-        for registry in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+def keep_module_state(module: nn.Module, *, keeps_weights: bool = False) -> Iterator[None]:
+    """Afterwards the model is as it was: its parts, their attributes, hooks and mode, and its weights' gradients.
+
+    What a method exchanges (parts, their ``forward``, a weight's tensor) or switches off is put back. Gradients are
+    recorded, or not, as before.
+
+    Args:
+        module: the model.
+        keeps_weights: put back what was changed inside of weights, too, to the bit, which takes a copy of them.
+    """
+    parts = list(module.modules())
+    # Hooks, parameters, buffers and parts are dictionaries of a part, which methods change in place.
+    states = [(part, {name: _copy_of(value) for name, value in vars(part).items()}, dict(vars(part))) for part in parts]
+    tensors = [*module.parameters(), *module.buffers()]
+    values = [
+        (tensor, tensor.data, tensor.detach().clone() if keeps_weights else None, tensor.requires_grad, tensor.grad)
+        for tensor in tensors
     ]
-    gradients = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
+    are_gradients_on = torch.is_grad_enabled()
     try:
         yield
     finally:
-        for part, mode in modes.items():
-            part.training = mode
-        for registry, before in hooks:
-            registry.clear()
-            registry.update(before)
-        for parameter, needs_gradient, gradient in gradients:
-            parameter.requires_grad_(needs_gradient)
-            parameter.grad = gradient
+        torch.set_grad_enabled(are_gradients_on)
+        for part, contents, attributes in states:
+            vars(part).clear()
+            vars(part).update(attributes)
+            for name, content in contents.items():
+                if isinstance(content, dict):
+                    attributes[name].clear()
+                    attributes[name].update(content)
+        for tensor, data, value, needs_gradient, gradient in values:
+            tensor.data = data
+            if value is not None and not torch.equal(data, value):
+                data.copy_(value)
+            tensor.grad = gradient
+            if tensor.is_floating_point():
+                tensor.requires_grad_(needs_gradient)
+
+
+def _copy_of(value: Any) -> Any:
+    """A shallow copy of a dictionary, in its order; anything else as it is."""
+    return dict(value) if isinstance(value, dict) else value
