@@ -7,9 +7,11 @@ import html
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 from support.refused_network import refuse_the_network
@@ -21,7 +23,22 @@ from vitrine.config import load_recipe, recipe_to_toml
 from vitrine.demo import run_demo
 from vitrine.errors import RunError
 from vitrine.plotting.provenance import read_provenance
-from vitrine.sweep.run import sweep
+
+
+class Deferred:
+    """Stands in for a pool of one thread: what is submitted runs when its result is asked for."""
+
+    def __init__(self, threads: int) -> None:
+        assert threads == 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: Callable[[], None]) -> SimpleNamespace:
+        return SimpleNamespace(result=work)
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +49,21 @@ def made(tmp_path_factory: pytest.TempPathFactory):
             patch.setattr(demo, name, value)
         patch.setattr(demo, "_DATA", "scenes:base?train=48&validation=16&test=16")
         patch.setattr(demo, "_CAPTIONED_PICTURES", 2)
-        patch.setattr(demo, "_SWEEP", demo._SWEEP.replace("[[list]]", "[set]\nepochs = 1\n\n[[list]]", 1))
-        patch.setattr(demo, "sweep", partial(sweep, start=TrainingHere))
+        patch.setattr(demo, "_SWEEP", demo._SWEEP.replace("[set]\n", "[set]\nepochs = 1\n").replace("= 20", "= 2"))
+        patch.setattr(demo, "RunProcess", TrainingHere)  # one after the other, as one process has one random state:
+        patch.setattr(demo, "_JOBS", 1)
+        patch.setattr(demo, "ThreadPoolExecutor", Deferred)
         patch.setitem(PatchHiding.__init__.__kwdefaults__, "draws", 5)
         short = tmp_path_factory.mktemp("recipe") / "scenes-captioner.toml"
         short.write_text(recipe_to_toml(replace(load_recipe(demo._RECIPE), epochs=2, epoch_size=256)))
         patch.setattr(demo, "_RECIPE", str(short))
         out = tmp_path_factory.mktemp("demo") / "demo"
         attempts = refuse_the_network(patch)
-        result = run_demo(out)
+        said: list[str] = []
+        result = run_demo(out, report=said.append)
         assert attempts == [], "it reaches out"
+        for run, of in {"captioner": 2, "pretrained": 1, "from-scratch": 1, "linear-probe": 2}.items():
+            assert any(re.match(rf" +{run}\S*: epoch {of} of {of}, validation ", line) for line in said), (run, said)
         yield result
 
 

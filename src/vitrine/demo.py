@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from vitrine.attribution.ranking import RankedMethod
 from vitrine.attribution.registry import CORE_METHODS
@@ -21,6 +25,7 @@ from vitrine.classify.predict import predict
 from vitrine.compare.figures import run_outcomes_table, run_settings_table
 from vitrine.compare.run import ComparisonResult
 from vitrine.config import load_recipe, override
+from vitrine.config.sweep import SweepRun, load_sweep
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import RunError, TrainingError
 from vitrine.explain.positions import PositionsResult, positions
@@ -28,13 +33,14 @@ from vitrine.explain.run import ExplainResult, ExplainSettings, explain
 from vitrine.explain.score import MethodScores, ScoreSettings, score_methods, write_scores
 from vitrine.io.files import write_atomically
 from vitrine.io.output_lock import writes_file
+from vitrine.models.precision import bf16_in_hardware, default_device
 from vitrine.models.reference import BUNDLED
 from vitrine.report.run import Report, ReportSettings, write_report
 from vitrine.results import ONE_TRAINING, OVER_PICTURES, count_of
 from vitrine.runs.record import RunRow
 from vitrine.sweep.run import RunEvent, RunStarted, SweepEvent, sweep
-from vitrine.train.events import Event, TrainResult
-from vitrine.train.run import train
+from vitrine.sweep.worker import RunProcess
+from vitrine.train.events import EpochRow, Event
 
 _RECIPE = "scenes-captioner"
 _DATA = "scenes:base?validation=300&test=300&seed=7"
@@ -43,12 +49,16 @@ _MAPPED_PICTURES = 24
 _SCORED_PICTURES = 120
 _CURVE_PICTURES = 10
 _COUNTS = {"train": 2000, "validation": 500, "test": 500}
+_JOBS = 2  # classifiers that are trained at a time, and the captioner beside them
 # What is compared: the same model with and without its pretraining, and its frozen features. A start from nothing needs
-# all layers to learn alike, and a probe all patches.
+# all layers to learn alike. A probe's features are computed once, so that its epochs cost next to nothing.
 _SWEEP = """\
 data = "pictures"
 recipe = "scenes-tiny"
 seeds = [{seed}]
+
+[set]
+precision = "{precision}"
 
 [[list]]
 name = "pretrained"
@@ -61,8 +71,9 @@ layer_decay = 1.0
 [[list]]
 name = "linear-probe"
 tune = "head"
+transforms = "none"
 learning_rate = 1e-2
-patch_drop = 0.0
+epochs = 20
 """
 _CONTENTS = (
     ("report.html", "one page on all of this, which opens from disk"),
@@ -87,12 +98,10 @@ class CaptionView:
     """What the demo made of captions.
 
     Attributes:
-        result: of the training.
         test: of 300 scenes that it was neither trained nor chosen on.
         captions: figures of twelve of these.
     """
 
-    result: TrainResult
     test: CaptionerEvaluation
     captions: CaptionResult
 
@@ -119,20 +128,17 @@ class CaptionView:
         return "\n".join(lines)
 
 
-def caption_scenes(out: Path, *, seed: int, report: Callable[[Event], None]) -> CaptionView:
-    """Write runs/captioner/, with its scores in test/, and captions/ below ``out``.
+def caption_scenes(run: Path, out: Path) -> CaptionView:
+    """Write the captioner's scores into test/ of its run, and captions/ below ``out``.
 
     Args:
+        run: the captioner's.
         out: the demo's folder.
-        seed: of the pictures and the training.
-        report: called with the training's events.
     """
-    recipe = override(load_recipe(_RECIPE), [f"seed={seed}"])
-    result = train(_DATA, recipe, out / "runs" / "captioner", report=report)
-    test = evaluate_captioner(str(result.run), _DATA, split="test", out=result.run / "test", batch_size=32)
+    test = evaluate_captioner(str(run), _DATA, split="test", out=run / "test", batch_size=32)
     pictures = write_scenes(out / "captioned", "base", {"test": _CAPTIONED_PICTURES})
-    captions = caption_pictures(str(result.run), pictures / "test", out / "captions", CaptionSettings())
-    return CaptionView(result, test, captions)
+    captions = caption_pictures(str(run), pictures / "test", out / "captions", CaptionSettings())
+    return CaptionView(test, captions)
 
 
 @dataclass(frozen=True)
@@ -273,13 +279,13 @@ def _timing(seconds: dict[str, float], part: str) -> Iterator[None]:
 
 
 @writes_file("demo")
-def run_demo(out: Path, *, seed: int = 0, report: Callable[[str | Event], None] = lambda _: None) -> DemoResult:
+def run_demo(out: Path, *, seed: int = 0, report: Callable[[str], None] = lambda _: None) -> DemoResult:
     """Generate pictures, compare settings, evaluate the best and predict, all below ``out``.
 
     Args:
         out: a folder that does not exist yet, or is empty.
         seed: of the pictures and the trainings.
-        report: called with sentences and with the trainings' events.
+        report: called with sentences, from several threads.
 
     Raises:
         RunError: ``out`` holds something that is not an earlier demo.
@@ -290,10 +296,10 @@ def run_demo(out: Path, *, seed: int = 0, report: Callable[[str | Event], None] 
     pictures = out / "pictures"
     with _timing(seconds, "generate pictures"):
         report(f"Generating {sum(_COUNTS.values()):,} scenes of shapes that {BUNDLED} has never seen, into {pictures}")
-        write_scenes(pictures, "new", _COUNTS, seed=seed)
+        write_scenes(pictures, "new", _COUNTS, seed=seed, placement="anywhere")
     with _timing(seconds, "check them"):
         write_atomically(out / "check.txt", render(check(str(pictures))) + "\n")
-    with _timing(seconds, "train three settings"):
+    with _timing(seconds, "train four models"), _training_captioner(out, seed, report) as captioner:
         comparison = _compare(out, seed, report)
     final = comparison.rows[0]
     run = out / "runs" / final.name
@@ -305,9 +311,9 @@ def run_demo(out: Path, *, seed: int = 0, report: Callable[[str | Event], None] 
     with _timing(seconds, "see inside"):
         report(f"Looking inside {final.name}: position embeddings, attention maps, methods scored on masks")
         inside = see_inside(run, pictures, out, seed=seed)
-    with _timing(seconds, "train and score a captioner"):
-        report("Training a captioner on scenes, scoring its captions, and drawing a map for every word")
-        captions = caption_scenes(out, seed=seed, report=report)
+    with _timing(seconds, "score the captioner"):
+        report("Scoring the captions of the captioner, and drawing a map for every word of some")
+        captions = caption_scenes(captioner, out)
     with _timing(seconds, "write the report"):
         report("Writing the report")
         page = write_report([str(out / "runs")], out / "report.html", ReportSettings(title="vitrine demo"))
@@ -326,18 +332,62 @@ def _make_room(out: Path) -> None:
     marker.write_text("vitrine demo replaces what it wrote here\n", encoding="utf-8")
 
 
-def _compare(out: Path, seed: int, report: Callable[[str | Event], None]) -> ComparisonResult:
+@contextmanager
+def _training_captioner(out: Path, seed: int, report: Callable[[str], None]) -> Iterator[Path]:
+    """Train the captioner while the block runs, and wait for it at its end; yields the run.
+
+    Raises:
+        TrainingError: it failed.
+    """
+    run = SweepRun("captioner", override(load_recipe(_RECIPE), [f"seed={seed}"]))
+    folder = out / "runs" / run.name
+    folder.mkdir(parents=True)
+    report("Training a captioner on scenes, beside three classifiers")
+    process = _start(run, _DATA, folder, {}, folder / "log.txt")
+
+    def follow() -> None:
+        for event in process.events():
+            _report_epoch(report, run, event)
+        if process.failure is not None:
+            raise TrainingError(f"The training of {run.name} failed: {process.failure.error}")
+
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(follow)
+        try:
+            yield folder
+            following.result()
+        finally:  # after an interruption or a failure too, so that no training goes on unseen
+            process.stop()
+
+
+def _start(run: SweepRun, data: str, folder: Path, environment: Mapping[str, str], output: Path | None) -> RunProcess:
+    """Start a training with its share of the cores: more threads than cores would wait for one another."""
+    threads = max(1, torch.get_num_threads() // (_JOBS + 1))
+    share = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+    return RunProcess(run, data, folder, {**environment, **share}, output)
+
+
+def _report_epoch(report: Callable[[str], None], run: SweepRun, event: Event) -> None:
+    if isinstance(event, EpochRow):
+        of = f"{event.epoch} of {run.recipe.epochs}"
+        what = "accuracy" if run.recipe.caption is None else "right word pieces"
+        report(f"    {run.name}: epoch {of}, validation {what} {100 * event.validation_accuracy:.1f} %")
+
+
+def _compare(out: Path, seed: int, report: Callable[[str], None]) -> ComparisonResult:
     """Train the three settings."""
     file = out / "sweep.toml"
-    write_atomically(file, _SWEEP.format(seed=seed))
+    precision = "bf16" if bf16_in_hardware(default_device()) else "fp32"
+    write_atomically(file, _SWEEP.format(seed=seed, precision=precision))
+    runs = {run.name: run for run in load_sweep(file).runs}
 
     def report_event(event: SweepEvent) -> None:
         if isinstance(event, RunStarted):
             report(f"Training {event.name}, {event.number} of {event.of}")
         elif isinstance(event, RunEvent):
-            report(event.event)
+            _report_epoch(report, runs[event.name], event.event)
 
-    result = sweep(file, out / "runs", report=report_event)
+    result = sweep(file, out / "runs", jobs=_JOBS, report=report_event, start=_start)
     if result.failures or result.comparison is None:
         name, why = next(iter(result.failures.items()))
         raise TrainingError(f"The training of {name} failed: {why.error}")

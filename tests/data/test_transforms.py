@@ -278,7 +278,29 @@ def test_the_draw_follows_the_recipe() -> None:
 
 def test_nothing_is_drawn_that_is_off() -> None:
     change = TrainTransform(TransformSpec(crop_scale=(1, 1)), (32, 32)).draw(40, 30, np.random.default_rng(0))
-    assert (change.angle, change.flip, change.colour, change.erase) == (0.0, False, (), None)
+    assert (change.angle, change.flip, change.quarter_turns, change.colour, change.erase) == (0.0, False, 0, (), None)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        pytest.param((48, 48), (0.4, 0.2, 0.2, 0.2), id="square"),
+        pytest.param((32, 48), (0.4, 0, 0.6, 0), id="not square, which a quarter turn would change"),
+    ],
+)
+def test_turns_are_drawn_alike_and_pixels_only_change_their_places(
+    size: tuple[int, int], expected: tuple[float, ...]
+) -> None:
+    transform = TrainTransform(TransformSpec(turn=0.6, flip=0.5), size)
+    image, (rows, columns) = smooth_picture(80, 60), size
+    rng = np.random.default_rng(11)
+    changes = [transform.draw(80, 60, rng) for _ in range(4000)]
+    turns = np.array([change.quarter_turns for change in changes])
+    np.testing.assert_allclose(np.bincount(turns, minlength=4) / 4000, expected, atol=0.03)
+    for change in changes[:12]:
+        straight = Image.fromarray(warp(image, 0, change.crop, change.flip, (columns, rows)))
+        plain_HWC = np.asarray(straight.rotate(90 * change.quarter_turns, expand=True))  # counter-clockwise
+        np.testing.assert_array_equal(transform.apply(image, change), plain_HWC)
 
 
 def test_erasing_is_last_and_stays_inside_its_rectangle() -> None:

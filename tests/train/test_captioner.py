@@ -435,6 +435,7 @@ def test_a_damaged_run_is_named(
         ({"tune": "lora"}, "tune = 'lora' cannot be used: expected all or head"),
         ({"layer_decay": 0.7}, "layer_decay = 0.7 cannot be used: expected 1"),
         ({"transforms": TransformSpec(erase=0.1)}, "transforms.erase = 0.1 cannot be used"),
+        ({"transforms": TransformSpec(turn=0.1)}, "transforms.turn = 0.1 cannot be used"),
         ({"caption": 3}, "caption = 3 cannot be used"),
     ],
 )

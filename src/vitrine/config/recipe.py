@@ -145,6 +145,8 @@ class TransformSpec:
         crop_scale: share of the picture's area that a random resized crop keeps, uniform; 0 to 1.
         crop_ratio: width over height of that crop, log-uniform.
         flip: probability of a left-right mirror.
+        turn: probability of a turn by 90, 180 or 270 degrees, each as often as the others (by 180 alone where the input
+            is not square); for pictures that have no up, as those from the air or through a microscope.
         brightness, contrast, saturation: each factor is uniform in [max(0, 1 - x), 1 + x]; 0 is off.
         erase: probability that one random rectangle is replaced by noise.
         mean, std: normalisation per channel on a 0-to-1 scale; None takes the model's own.
@@ -161,6 +163,7 @@ class TransformSpec:
     crop_scale: tuple[float, float] = (1.0, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
+    turn: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -177,7 +180,7 @@ class TransformSpec:
         require_number("transforms.rotation", self.rotation, 0, 180)
         require_range("transforms.crop_scale", self.crop_scale, 0.01, 1)
         require_range("transforms.crop_ratio", self.crop_ratio, 0.1, 10)
-        for name in ("flip", "erase"):
+        for name in ("flip", "turn", "erase"):
             require_number(f"transforms.{name}", getattr(self, name), 0, 1)
         for name in ("brightness", "contrast", "saturation"):
             require_number(f"transforms.{name}", getattr(self, name), 0)
@@ -197,7 +200,7 @@ class TransformSpec:
     @property
     def is_random(self) -> bool:
         """Whether two versions of one picture may differ by more than the rounding of a crop."""
-        changes = (self.rotation, self.flip, self.brightness, self.contrast, self.saturation, self.erase)
+        changes = (self.rotation, self.flip, self.turn, self.brightness, self.contrast, self.saturation, self.erase)
         return any(changes) or self.crop_scale != (1.0, 1.0)
 
 
@@ -425,8 +428,9 @@ class Recipe:
         for name, off in (*((name, 0) for name in zero), ("layer_decay", 1), *words):
             if getattr(self, name) != off:
                 raise invalid_value(name, getattr(self, name), f"{off}: it does not apply to captioners")
-        if self.transforms.erase:
-            raise invalid_value("transforms.erase", self.transforms.erase, "0: it does not apply to captioners")
+        for name in ("erase", "turn"):
+            if value := getattr(self.transforms, name):
+                raise invalid_value(f"transforms.{name}", value, "0: it does not apply to captioners")
 
 
 RESUME_REASONS: Mapping[str, str] = {

@@ -210,6 +210,7 @@ class TrainChange:
         angle: degrees, counter-clockwise.
         crop: in pixels of the rotated picture.
         flip: whether it is mirrored left-right.
+        quarter_turns: counter-clockwise, after the mirror; 0 to 3.
         colour: (name, factor) in the order in which they are applied.
         erase: the rectangle that becomes noise, in output pixels, or None.
         noise_seed: seed of that noise.
@@ -218,13 +219,14 @@ class TrainChange:
     angle: float
     crop: Box
     flip: bool
+    quarter_turns: int
     colour: tuple[tuple[str, float], ...]
     erase: Box | None
     noise_seed: int
 
 
 class TrainTransform:
-    """The random changes of a training picture: rotation, crop, mirror, colour, erasing; in this order.
+    """The random changes of a training picture: rotation, crop, mirror, quarter turns, colour, erasing; in this order.
 
     The distributions are those of torchvision's RandomRotation, RandomResizedCrop, RandomHorizontalFlip, ColorJitter
     (shuffled order) and RandomErasing (uniform noise); rotation, crop, mirror and resize are one warp.
@@ -256,17 +258,25 @@ class TrainTransform:
         angle = float(rng.uniform(-spec.rotation, spec.rotation)) if spec.rotation else 0.0
         crop = random_resized_crop(width, height, spec.crop_scale, spec.crop_ratio, rng)
         flip = spec.flip > 0 and float(rng.random()) < spec.flip
+        quarter_turns = self._draw_quarter_turns(rng) if spec.turn else 0
         colour = draw_colour(spec, rng)
         erase = None
         if spec.erase > 0 and float(rng.random()) < spec.erase:
             erase = random_erasure(self.size, rng)
         noise_seed = int(rng.integers(2**63)) if erase else 0
-        return TrainChange(angle, crop, flip, colour, erase, noise_seed)
+        return TrainChange(angle, crop, flip, quarter_turns, colour, erase, noise_seed)
+
+    def _draw_quarter_turns(self, rng: np.random.Generator) -> int:
+        rows, columns = self.size
+        other = int(rng.integers(1, 4)) if rows == columns else 2  # a quarter turn exchanges rows and columns
+        return other if float(rng.random()) < self.spec.turn else 0
 
     def apply(self, image: Image.Image, change: TrainChange) -> np.ndarray:
         """Apply drawn changes: uint8, (rows, columns, 3)."""
         rows, columns = self.size
         pixels_HWC = warp(image, change.angle, change.crop, change.flip, (columns, rows))
+        if change.quarter_turns:
+            pixels_HWC = np.ascontiguousarray(np.rot90(pixels_HWC, change.quarter_turns))
         if change.colour:
             pixels_HWC = recolour(pixels_HWC, change.colour)
         if change.erase is None:

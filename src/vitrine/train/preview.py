@@ -191,6 +191,7 @@ def describe_changes(transforms: TransformSpec) -> str:
     parts = [f"crops of {100 * low:.3g} to {100 * high:.3g} % of the area"] if (low, high) != (1.0, 1.0) else []
     parts += [f"turned by up to {transforms.rotation:g}°"] if transforms.rotation else []
     parts += [f"mirrored in {100 * transforms.flip:.3g} %"] if transforms.flip else []
+    parts += [f"turned by a multiple of 90° in {100 * transforms.turn:.3g} %"] if transforms.turn else []
     strengths: dict[float, list[str]] = {}
     for name in ("brightness", "contrast", "saturation"):
         strengths.setdefault(getattr(transforms, name), []).append(name)
