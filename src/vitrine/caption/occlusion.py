@@ -20,6 +20,7 @@ from PIL import Image
 from vitrine.attribution.placement import Placement
 from vitrine.caption.decoding import DecodedCaption, MapChoice, final_captions, teacher_forced
 from vitrine.caption.model import Captioner
+from vitrine.results import Progress, no_progress
 
 CELLS_AT_ONCE = 16
 """Covered photographs that are encoded and followed together."""
@@ -27,7 +28,9 @@ CELLS_AT_ONCE = 16
 _LEAST = float(np.finfo(np.float32).tiny)
 
 
-def occlusion_maps(captioner: Captioner, photo: Image.Image, caption: DecodedCaption) -> npt.NDArray[np.float32]:
+def occlusion_maps(
+    captioner: Captioner, photo: Image.Image, caption: DecodedCaption, progress: Progress = no_progress
+) -> npt.NDArray[np.float32]:
     """The fall of each token's log-probability, in nats, for every cell: (T, 1, 1, K), 0 or more.
 
     A cell without which a token is likelier counts as 0, as does padding; a token that no cell matters to has an even
@@ -37,6 +40,7 @@ def occlusion_maps(captioner: Captioner, photo: Image.Image, caption: DecodedCap
         captioner: on its device; called within its precision.
         photo: mode RGB, upright.
         caption: of this photograph, without its maps being looked at.
+        progress: called with cells done, of how many.
     """
     rows, columns = caption.grid
     placement = Placement(captioner.transform.geometry(*photo.size), rows, columns)
@@ -50,6 +54,7 @@ def occlusion_maps(captioner: Captioner, photo: Image.Image, caption: DecodedCap
         falls = _log_probabilities(captioner, [picture for _, _, picture in part], caption.ids)
         for (row, column, _), covered_T in zip(part, falls, strict=True):
             fall_TRC[:, row, column] = np.maximum(whole_T - covered_T, 0)
+        progress(first + len(part), len(cells))
     own_TRC = fall_TRC[:, :rows, :columns]
     own_TRC[own_TRC.sum((1, 2)) == 0] = _LEAST
     return fall_TRC.reshape(len(whole_T), 1, 1, -1)

@@ -16,6 +16,7 @@ from vitrine.caption.inference import EncodedBatch
 from vitrine.caption.model import Captioner
 from vitrine.caption.occlusion import occlusion_maps
 from vitrine.errors import UsageError
+from vitrine.results import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,11 @@ def has_reading(captioner: Captioner, reading: Reading) -> bool:
 
 
 def read_maps(
-    reading: str, batch: EncodedBatch, captions: Sequence[DecodedCaption], choice: MapChoice
+    reading: str,
+    batch: EncodedBatch,
+    captions: Sequence[DecodedCaption],
+    choice: MapChoice,
+    progress: Progress = no_progress,
 ) -> tuple[DecodedCaption, ...]:
     """Captions with the maps of a reading that comes after decoding; those of others have their maps already.
 
@@ -102,6 +107,7 @@ def read_maps(
         batch: the pictures.
         captions: one a picture.
         choice: layers and heads, where the reading has some.
+        progress: called by occlusion, with cells of a caption done, of how many.
     """
     if reading == "gradient":
         maps = batch.captioner.module.gradient_attention(batch.encoder_output, [each.ids for each in captions])
@@ -109,7 +115,7 @@ def read_maps(
         return tuple(replace(each, maps_TLHK=maps) for each, maps in zip(captions, map_arrays, strict=True))
     if reading == "occlusion":
         return tuple(
-            replace(each, maps_TLHK=occlusion_maps(batch.captioner, photo, each))
+            replace(each, maps_TLHK=occlusion_maps(batch.captioner, photo, each, progress))
             for each, photo in zip(captions, batch.photos, strict=True)
         )
     return tuple(captions)

@@ -20,8 +20,9 @@ from vitrine.attribution.placement import Placement
 from vitrine.caption.attention_sinks import find_sinks
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, MapChoice, describe_layers, end_ids
+from vitrine.caption.inference import EncodedBatch
 from vitrine.caption.model import Captioner
-from vitrine.caption.readings import READINGS as ALL_READINGS
+from vitrine.caption.readings import READINGS, has_reading, read_maps, require_reading
 from vitrine.caption.run import CaptionSettings
 from vitrine.caption.sampling import Candidate, PrefixStep, continue_prefix
 from vitrine.caption.word_localization import check_words
@@ -31,6 +32,7 @@ from vitrine.models.captioner.model import EncoderOutput
 from vitrine.models.precision import autocast
 from vitrine.models.vlm.prompt import PromptTransform
 from vitrine.plotting.colormap import Scale, shared_scale
+from vitrine.results import Progress, no_progress
 from vitrine.serve.errors import ApiError
 from vitrine.serve.galleries import NO_PICTURES, Gallery
 from vitrine.serve.model import Encoding, ServedModel, output_folder
@@ -39,9 +41,6 @@ from vitrine.serve.worker import Job
 
 OnWord = Callable[[WordInfo], None]
 Layers = int | tuple[int, int] | Literal["mean"]
-
-READINGS = tuple(each.name for each in ALL_READINGS.values() if each.during_decoding)
-"""Ways to read a word's map of a vision-language model: as it is, or divided by that of a neutral prompt."""
 
 MAX_ANSWERS = 4
 """Captions that are kept with an encoding, so that their maps of other layers need no further run of the model."""
@@ -72,11 +71,31 @@ class Answer:
         caption: with maps of every layer, mean over heads.
         candidates: of each place, what might have stood there; empty of beam search.
         beams: all complete captions, the best first.
+        readings: the same caption with the maps of readings that come after decoding, by the reading's name.
     """
 
     caption: DecodedCaption
     candidates: tuple[tuple[Candidate, ...], ...]
     beams: tuple[BeamCaption, ...]
+    readings: dict[str, DecodedCaption] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its maps."""
+        return sum(each.maps_TLHK.nbytes for each in (self.caption, *list(self.readings.values())))
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPicture:
+    """A picture as a captioner takes it.
+
+    Attributes:
+        model_input: a tensor, or a prompt with the picture.
+        photo: mode RGB, upright, where a reading may need it again; None elsewhere.
+    """
+
+    model_input: Any
+    photo: Image.Image | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +104,20 @@ class CaptionerEncoding(Encoding):
 
     Attributes:
         encoder_output: the encoder's output, from which captions are decoded.
+        photo: of a vision-language model's picture; None of others.
         answers: captions that were decoded of it, the newest :data:`MAX_ANSWERS`.
     """
 
     encoder_output: EncoderOutput
+    photo: Image.Image | None = None
     answers: dict[Decoding, Answer] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the encoder's output and of the captions' maps."""
-        maps = sum(answer.caption.maps_TLHK.nbytes for answer in list(self.answers.values()))
-        return _count_bytes(self.encoder_output.features) + maps
+        """Bytes of the encoder's output, of the photograph and of the captions' maps."""
+        photo = 0 if self.photo is None else 3 * self.photo.width * self.photo.height
+        maps = sum(answer.nbytes for answer in list(self.answers.values()))
+        return _count_bytes(self.encoder_output.features) + photo + maps
 
 
 class ServedCaptioner(ServedModel[CaptionerEncoding]):
@@ -104,6 +126,7 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
     Attributes:
         model: the captioner.
         flags: options that a command needs beside the reference to load this captioner.
+        reading: how the words' maps are read.
     """
 
     kind: Literal["captioner"] = "captioner"
@@ -121,9 +144,11 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
         self.model, self.flags = model, tuple(flags)
         self.notes = list(model.notes)
         self.is_slow = model.question is not None
+        self.reading = next(iter(READINGS))
 
     def asking(self, prompt: str | None, reading: str = "attention") -> ServedCaptioner:
-        """The same captioner with a question, whose maps are read in this way of :data:`READINGS`.
+        """The same captioner with a question, whose maps are read in this way of
+        :data:`vitrine.caption.readings.READINGS`.
 
         Args:
             prompt: the question; None takes the model's own captioning prompt.
@@ -131,14 +156,15 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
 
         Raises:
             ApiError: the captioner takes no question.
-            UsageError: the question is empty, or holds the sign of a picture.
+            UsageError: the question is empty, or holds the sign of a picture; or its maps cannot be read so.
         """
-        if prompt is None and reading == READINGS[0]:
+        if prompt is None and reading == self.reading:
             return self
         if self.model.question is None:
             raise ApiError(422, f"{self.reference} answers no questions: leave prompt and reading out.", "kind")
+        require_reading(self.model, reading)
         captioner = copy.copy(self)
-        captioner.model = self.model.with_prompt(prompt, reading == "relative")
+        captioner.model, captioner.reading = self.model.with_prompt(prompt, reading == "relative"), reading
         return captioner
 
     @property
@@ -149,7 +175,9 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
     @property
     def readings(self) -> tuple[str, ...]:
         """The ways to read its maps that can be chosen; none where there is no choice."""
-        return READINGS if self.question is not None else ()
+        if self.question is None:
+            return ()
+        return tuple(each.name for each in READINGS.values() if has_reading(self.model, each))
 
     @property
     def layers(self) -> int:
@@ -181,18 +209,23 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
         return self.model.weights.sha256
 
     def prepare(self, photo: Image.Image) -> Any:
-        """A photograph as the captioner's input: float32 (C, H, W), or with its prompt. May run in any thread."""
-        return self.model.transform(photo)
+        """A photograph as the captioner's input. May run in any thread."""
+        return PreparedPicture(self.model.transform(photo), photo if self.question is not None else None)
 
     def encode(self, sha256: str, size: tuple[int, int], model_input: Any) -> CaptionerEncoding:
         """Run the image encoder once; see :meth:`vitrine.serve.model.ServedModel.encode`."""
         with torch.inference_mode(), self._autocast():
-            encoder_output = self.model.module.encode([model_input.to(self.model.device)])
+            encoder_output = self.model.module.encode([model_input.model_input.to(self.model.device)])
         geometry: Any = self.model.transform.geometry(*size)  # the kinds of transform have a box in common
-        return CaptionerEncoding(sha256, Placement(geometry, *encoder_output.grids[0]), encoder_output)
+        placement = Placement(geometry, *encoder_output.grids[0])
+        return CaptionerEncoding(sha256, placement, encoder_output, model_input.photo)
 
     def settings(self, decoding: Decoding, layers: Layers = -1, kind: str = "png") -> CaptionSettings:
-        """The settings of ``vitrine caption`` that give the same caption."""
+        """The settings of ``vitrine caption`` that give the same caption.
+
+        Raises:
+            UsageError: layers of a reading that has none.
+        """
         transform = self.model.transform
         return CaptionSettings(
             beams=decoding.beams,
@@ -201,7 +234,7 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
             precision=self.precision,
             kind=kind,
             prompt=transform.prompt if isinstance(transform, PromptTransform) else None,
-            relative=self.is_relative,
+            reading=self.reading,
         )
 
     def answer(
@@ -239,6 +272,40 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
             del encoding.answers[old]
         return answer
 
+    def read(
+        self,
+        answer: Answer,
+        encoding: CaptionerEncoding,
+        layers: Layers,
+        job: Job,
+        progress: Progress = no_progress,
+    ) -> DecodedCaption:
+        """A caption with the maps of these layers, as they are read here; those of a reading that comes after decoding
+        are kept with the answer.
+
+        Args:
+            answer: that was decoded.
+            encoding: of the picture.
+            layers: of the decoder; -1 where the reading has none.
+            job: the job that asks; cancelling it stops the reading.
+            progress: called with cells done, of how many.
+
+        Raises:
+            ModelError: there is no such layer.
+            JobCancelled: the job was cancelled.
+        """
+        reading = READINGS[self.reading]
+        if reading.during_decoding:
+            return self.with_layers(answer.caption, encoding, layers)
+        if self.reading not in answer.readings:
+            photos = () if encoding.photo is None else (encoding.photo,)
+            batch = EncodedBatch(self.model, encoding.encoder_output, (), photos)
+            with torch.inference_mode(), self._autocast(), self.stop_when_cancelled(job):
+                (caption,) = read_maps(self.reading, batch, [answer.caption], _ALL_LAYERS, progress)
+            answer.readings[self.reading] = caption
+        caption = answer.readings[self.reading]
+        return self.with_layers(caption, encoding, layers) if reading.has_layers else caption
+
     def with_layers(self, caption: DecodedCaption, encoding: CaptionerEncoding, layers: Layers) -> DecodedCaption:
         """A caption with the maps of these layers, of one with the maps of all; relative to the neutral prompt's where
         that is how maps are read.
@@ -263,8 +330,12 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
         argument: str | None,
         job: Job,
         on_word: OnWord,
+        progress: Progress = no_progress,
     ) -> CaptionResult:
         """Decode one caption and pass on each word as soon as it is complete.
+
+        Words of a reading that comes after decoding are passed on with maps of attention, and have their own in the
+        result.
 
         Args:
             encoding: of the picture.
@@ -273,6 +344,7 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
             argument: the picture as a command line takes it; None where no command can.
             job: the job that asks; cancelling it stops the decoding before the next token.
             on_word: called with each complete word.
+            progress: called with cells done, of how many, while maps are made after decoding.
 
         Raises:
             ModelError: the prefix cannot be continued, there is no such layer, or the answer does not fit.
@@ -280,8 +352,11 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
         """
         stream = _WordStream(self, encoding, layers, on_word)
         answer = self.answer(encoding, decoding, job, stream.add_step if decoding.beams == 1 else lambda _step: None)
-        caption = self.with_layers(answer.caption, encoding, layers)
-        words = stream.finish(caption, answer.candidates)
+        words = stream.finish(self.with_layers(answer.caption, encoding, layers), answer.candidates)
+        caption = self.read(answer, encoding, layers, job, progress)
+        if not READINGS[self.reading].during_decoding:
+            stream = _WordStream(self, encoding, layers, lambda _word: None)
+            words = stream.finish(caption, answer.candidates)
         scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
         checks = check_words(words)
         return CaptionResult(
@@ -313,9 +388,8 @@ class ServedCaptioner(ServedModel[CaptionerEncoding]):
 
     def describe_maps(self, layers: Layers) -> str:
         """What the words' maps are, in words for a person."""
-        relative = ", relative to a neutral prompt" if self.is_relative else ""
-        kind = self.model.attention
-        return f"{kind} of the query that predicted each word, {describe_layers(layers)}, mean of heads{relative}"
+        line = READINGS[self.reading].caption_line
+        return line.format(attention=self.model.attention, layers=describe_layers(layers), heads="mean of heads")
 
     def command(self, argument: str, decoding: Decoding, layers: Layers = -1) -> str:
         """The command line that captions the picture; it has no option for a prefix."""

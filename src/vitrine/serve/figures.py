@@ -91,15 +91,10 @@ def draw_caption(
     layers: Layers,
     kind: str,
 ) -> bytes:
-    """The figure of ``vitrine caption`` of a caption that was decoded with the maps of all layers, as PNG or SVG; no
-    command draws one with a prefix.
-
-    Raises:
-        ModelError: there is no such layer.
-    """
+    """The figure of ``vitrine caption`` of a caption with its maps, as PNG or SVG; no command draws one with a
+    prefix."""
     settings = captioner.settings(decoding, layers, kind)
     sample = Sample(upload.name, BytesPicture(upload.data))
-    caption = captioner.with_layers(caption, encoding, layers)
     captioned_picture = CaptionedPicture(sample, sample.picture.decode(), caption, encoding.placement)
     words = prepare_word_maps(captioned_picture, captioner.model, settings, captioner.reference)
     origin = CaptionProvenance(captioner.reference, captioner.model, settings, captioner.flags)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vitrine.attribution.method_options import methods_with
 from vitrine.attribution.registry import METHODS
+from vitrine.caption.readings import READINGS
 
 
 class Payload(BaseModel):
@@ -281,6 +282,13 @@ class WordInfo(Payload):
     check: str | None
 
 
+class ReadingProgress(Payload):
+    """How far the maps of an answer's words are, where they are made when all words are there: cells of ``total``."""
+
+    done: int
+    total: int
+
+
 class BeamCaption(Payload):
     """A caption of beam search; ``score``, by which captions are ranked, is the log-probability a token."""
 
@@ -421,12 +429,17 @@ DecoderLayers = Annotated[
     ),
 ]
 Reading = Annotated[
-    Literal["attention", "relative"],
-    Field(description="Of vision-language models: maps as they are, or divided by that of a neutral prompt."),
+    str,
+    Field(
+        json_schema_extra={"enum": [*READINGS]},
+        pattern=f"^({'|'.join(READINGS)})$",
+        description="Of vision-language models: how maps are read. relative reads the picture once more, gradient goes "
+        "over the answer once more, occlusion reads the picture as many times as the map has cells, and has no layers.",
+    ),
 ]
 
 
-class CaptionParams(PictureParams):
+class CaptionChoice(BaseModel):
     """How a caption is decoded, and which maps its words have."""
 
     prompt: Prompt = None
@@ -435,6 +448,11 @@ class CaptionParams(PictureParams):
     max_pieces: MaxPieces = None
     layers: DecoderLayers = "-1"
     reading: Reading = "attention"
+
+
+class CaptionParams(PictureParams, CaptionChoice):
+    """Which picture, how its caption is decoded, and whether words are sent one by one."""
+
     stream: Annotated[bool, Field(description="Send words as they are decoded, as server-sent events.")] = False
 
 
@@ -453,13 +471,18 @@ Others = Annotated[
 ]
 
 
-class FeatureParams(PictureParams):
-    """Which patch features, of which pictures."""
+class FeatureChoice(BaseModel):
+    """Which patch features, of which other pictures."""
 
     others: Others = None
-    layer: FeatureLayer = -1
     foreground: Foreground = False
     regions: Regions = 0
+
+
+class FeatureParams(PictureParams, FeatureChoice):
+    """Which patch features, of which pictures."""
+
+    layer: FeatureLayer = -1
 
 
 class SimilarityParams(PictureParams):
@@ -472,7 +495,7 @@ class SimilarityParams(PictureParams):
     ]
 
 
-class FigureParams(ViewParams):
+class FigureParams(ViewParams, CaptionChoice, FeatureChoice):
     """Which figure, of which view."""
 
     figure: Annotated[
@@ -480,19 +503,10 @@ class FigureParams(ViewParams):
         Field(description="By default what the model is for."),
     ] = None
     kind: Literal["png", "svg"] = "png"
-    prompt: Prompt = None
-    beams: Beams = 1
-    prefix: Prefix = None
-    max_pieces: MaxPieces = None
-    layers: DecoderLayers = "-1"
-    reading: Reading = "attention"
     cell: Annotated[
         str | None,
         Field(pattern=_PATCH, description="Of positions: one patch r,c from 0; -1 is the last."),
     ] = None
-    others: Others = None
-    foreground: Foreground = False
-    regions: Regions = 0
     patch: Annotated[
         str | None, Field(pattern=_PATCH, description="Of features: the patch that others are compared with.")
     ] = None

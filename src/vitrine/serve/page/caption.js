@@ -12,7 +12,14 @@ import { formatProbability, decodeArray, maxOf, formatNumber, WordViewer } from 
 
 const MAX_RESULTS = 20;
 const ANSWER_TIMEOUT = 1300; // seconds for a vision-language model to read a question and to answer it
-const READINGS = { attention: "as it is", relative: "relative to a neutral prompt" };
+const COSTS = {
+  attention: "What each word attended to: it costs nothing beside the answer.",
+  relative: "Attention divided by that of a neutral prompt on the same picture: the picture is read once more.",
+  gradient: "Attention times the positive gradient of the word\u2019s logit: one more pass over the whole answer, forwards and back.",
+  occlusion: "By how much a word\u2019s log-probability falls when a cell is covered: the picture is read as many times as the map has cells.",
+};
+const AFTER_DECODING = ["gradient", "occlusion"]; // readings that need the whole answer
+const WITHOUT_LAYERS = ["occlusion"];
 
 /* A word of the API as viewer.js takes it. */
 function toViewerWord(word) {
@@ -29,6 +36,7 @@ export class CaptionPage extends PicturePage {
     this.stopButton = createElement("button", { type: "button", onclick: () => this.stop() }, "Stop");
     this.form = this.createForm();
     this.maps = createElement("div", { class: "settings" });
+    this.cost = createElement("p", { class: "small grey", "aria-live": "polite" });
     this.notes = createElement("div", {});
     this.place = createElement("div", { class: "caption-area" });
     this.alternatives = createElement("section", { class: "alternatives", "aria-label": "Alternatives" });
@@ -38,7 +46,7 @@ export class CaptionPage extends PicturePage {
       "div",
       { class: "page caption" },
       this.tray.root,
-      createElement("div", { class: "picture-area" }, createElement("div", { class: "heading" }, this.title, this.settings), this.form, this.place, this.notes, this.maps),
+      createElement("div", { class: "picture-area" }, createElement("div", { class: "heading" }, this.title, this.settings), this.form, this.place, this.notes, this.maps, this.cost),
       createElement("aside", { class: "side", "aria-label": "What else it could have said" }, this.alternatives, this.beams, this.exportPanel.root),
       this.message,
     );
@@ -102,32 +110,37 @@ export class CaptionPage extends PicturePage {
 
   /* What the caption depends on beside picture and model. */
   parametersOf(model, { beams, prefix, prompt, layers, reading }) {
-    return model.prompt === null ? { beams, prefix } : { beams, prefix, prompt, layers, reading };
+    if (model.prompt === null) return { beams, prefix };
+    return { beams, prefix, prompt, layers: WITHOUT_LAYERS.includes(reading) ? "-1" : layers, reading };
   }
 
   /* What the server keeps the picture under: with a question it is another encoding. */
   keptAs(model, { prompt, reading }) {
-    return model.prompt === null ? model.id : JSON.stringify([model.id, prompt, reading]);
+    return model.prompt === null ? model.id : JSON.stringify([model.id, prompt, reading === "relative"]);
   }
 
   /* The question and the choice of maps, of a model that takes them. */
   drawQuestion(model, { prompt, layers, reading }) {
     const takesQuestion = model.prompt !== null;
-    this.form.hidden = this.maps.hidden = !takesQuestion;
+    this.form.hidden = this.maps.hidden = this.cost.hidden = !takesQuestion;
     if (!takesQuestion) return;
     this.question.placeholder = model.prompt;
     if (prompt !== this.askedPrompt) this.question.value = this.askedPrompt = prompt;
     const key = JSON.stringify([model.id, layers, reading]);
     if (key === this.mapsKey) return;
     this.mapsKey = key;
-    const box = createElement("input", { type: "checkbox", onchange: () => this.app.set({ layers: box.checked ? "mean" : "-1" }) });
-    box.checked = layers === "mean";
-    const attributes = box.checked ? { disabled: true, title: "The mean of all layers is shown" } : {};
+    this.cost.textContent = COSTS[reading];
+    const hasLayers = !WITHOUT_LAYERS.includes(reading);
+    const box = createElement("input", { type: "checkbox", disabled: !hasLayers, onchange: () => this.app.set({ layers: box.checked ? "mean" : "-1" }) });
+    box.checked = hasLayers && layers === "mean";
+    const attributes = hasLayers ? (box.checked ? { disabled: true, title: "The mean of all layers is shown" } : {}) : { disabled: true, title: "This reading looks at no layer" };
+    const focusedReading = this.maps.contains(document.activeElement) && document.activeElement.type === "radio" ? document.activeElement.value : null;
     this.maps.replaceChildren(
       createLayerSlider(model.layers, box.checked ? "-1" : layers, (value) => this.changeLayer(model, value, reading), attributes),
       createElement("label", { class: "tick-box" }, box, "mean of all layers"),
-      createRadioGroup("Attention", model.readings.map((each) => [each, READINGS[each]]), reading, (value) => this.app.set({ reading: value }, true)),
+      createRadioGroup("Maps by", model.readings.map((each) => [each, each]), reading, (value) => this.app.set({ reading: value }, true)),
     );
+    if (focusedReading) this.maps.querySelector(`[value="${focusedReading}"]`)?.focus(); // arrow keys go on
   }
 
   /* The layer once the slider rests, which must stay under the hand that moves it: the words stay, their maps are others. */
@@ -180,6 +193,7 @@ export class CaptionPage extends PicturePage {
         if (question !== this.shownQuestion) return;
         if (event === "error") throw Object.assign(new Error(data.error), { status: 500 });
         if (event === "word") await this.addWord(image, data, question);
+        if (event === "progress") this.noteReading(`The answer is whole; its maps are made: ${data.done} of ${data.total} cells.`);
         if (event === "done") {
           if (data.picture) picture.serverHashes.set(options.keptAs, data.picture);
           this.results.set(question, data);
@@ -218,9 +232,18 @@ export class CaptionPage extends PicturePage {
     }
     this.viewer.isFollowing = true; // shows each word as it comes
     this.words.push(word);
+    const { reading } = this.app.state;
+    if (this.words.length === 1 && AFTER_DECODING.includes(reading) && this.model.prompt !== null) {
+      const cells = reading === "occlusion" ? ` They take ${word.grid[0] * word.grid[1]} readings of the picture.` : "";
+      this.noteReading(`Until the answer is whole, its words show attention; maps by ${reading} follow.${cells}`);
+    }
     const maps = this.words.map((each) => decodeArray(each.map));
     this.viewer.data.scale = { ...this.viewer.data.scale, high: sharedHigh(maps) };
     this.viewer.add(toViewerWord(word));
+  }
+
+  noteReading(words) {
+    this.notes.replaceChildren(createElement("p", { class: "small grey", role: "status" }, words));
   }
 
   /* Show the whole caption, for which the scale and the checks of its words are known now. */

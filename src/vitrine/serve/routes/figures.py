@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from vitrine.caption.decoding import parse_layers
+from vitrine.caption.decoding import DecodedCaption, parse_layers
 from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.errors import ApiError
 from vitrine.serve.features import features_command, parse_feature_view, parse_patch
@@ -123,16 +123,19 @@ async def _map_figure(state: AppState, request: Request, params: FigureParams) -
 async def _caption_figure(state: AppState, request: Request, params: FigureParams) -> bytes:
     captioner = state.captioner(params.model).asking(params.prompt, params.reading)
     decoding, layers = parse_decoding(params), parse_layers(params.layers)
+    captioner.settings(decoding, layers)  # refuses layers where there are none, before the picture is read
     picture = await state.encode_picture(request, params, captioner, with_photo=True)
     encoding, upload = picture.encoding, picture.upload
     assert upload is not None
-    job = Job(lambda job: captioner.answer(encoding, decoding, job), is_long=captioner.is_slow)
-    answer = await state.run_job(request, job, state.seconds_of(captioner))
+
+    def read(job: Job) -> DecodedCaption:
+        return captioner.read(captioner.answer(encoding, decoding, job), encoding, layers, job)
+
+    job = Job(read, is_long=captioner.is_slow)
+    caption = await state.run_job(request, job, state.seconds_of(captioner))
     state.keep_encoding(captioner, encoding)
     return await state.run_view(
-        lambda: draw_caption(
-            captioner, encoding, answer.caption, upload, decoding=decoding, layers=layers, kind=params.kind
-        )
+        lambda: draw_caption(captioner, encoding, caption, upload, decoding=decoding, layers=layers, kind=params.kind)
     )
 
 
