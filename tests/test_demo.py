@@ -55,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
         patch.setattr(demo, "ThreadPoolExecutor", Deferred)
         patch.setitem(PatchHiding.__init__.__kwdefaults__, "draws", 5)
         short = tmp_path_factory.mktemp("recipe") / "scenes-captioner.toml"
-        short.write_text(recipe_to_toml(replace(load_recipe(demo._RECIPE), epochs=2, epoch_size=256)))
+        short.write_text(recipe_to_toml(replace(load_recipe(demo._RECIPE), epochs=2, epoch_size=128)))
         patch.setattr(demo, "_RECIPE", str(short))
         out = tmp_path_factory.mktemp("demo") / "demo"
         attempts = refuse_the_network(patch)

@@ -187,10 +187,20 @@ def see_inside(run: Path, pictures: Path, out: Path, *, seed: int) -> InsideView
     return InsideView(
         positions=positions(model, out / "positions.png", before=BUNDLED),
         maps=explain(
-            model, pictures / "test", out / "maps", ExplainSettings(check=True, seed=seed), limit=_MAPPED_PICTURES
+            model,
+            pictures / "test",
+            out / "maps",
+            ExplainSettings(check=True, seed=seed),
+            limit=_MAPPED_PICTURES,
+            precision=_precision(),
         ),
         scores=_score(model, pictures, run / "methods", seed),
     )
+
+
+def _precision() -> str:
+    """What classifiers are trained and looked into with: models this small gain by bf16 too, but not by ``auto``."""
+    return "bf16" if bf16_in_hardware(default_device()) else "fp32"
 
 
 def _score(model: str, pictures: Path, out: Path, seed: int) -> MethodScores:
@@ -204,7 +214,7 @@ def _score(model: str, pictures: Path, out: Path, seed: int) -> MethodScores:
         batch_size=16,
         seed=seed,
     )
-    scores = score_methods(open_classifier(model), model, str(pictures), settings)
+    scores = score_methods(open_classifier(model, precision=_precision()), model, str(pictures), settings)
     write_scores(scores, out)
     return scores
 
@@ -377,8 +387,7 @@ def _report_epoch(report: Callable[[str], None], run: SweepRun, event: Event) ->
 def _compare(out: Path, seed: int, report: Callable[[str], None]) -> ComparisonResult:
     """Train the three settings."""
     file = out / "sweep.toml"
-    precision = "bf16" if bf16_in_hardware(default_device()) else "fp32"
-    write_atomically(file, _SWEEP.format(seed=seed, precision=precision))
+    write_atomically(file, _SWEEP.format(seed=seed, precision=_precision()))
     runs = {run.name: run for run in load_sweep(file).runs}
 
     def report_event(event: SweepEvent) -> None:
