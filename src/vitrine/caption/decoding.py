@@ -348,14 +348,24 @@ class DecodingBatch:
         self._state: Any = None
         self.pictures = list(range(len(encoder_output.grids)))
 
-    def step(self, ids: Sequence[int]) -> NextTokenLogits:
+    def step(self, ids: Sequence[int], likeliest: int = 0) -> NextTokenLogits:
         """Decode one position of each row, given its newest token.
+
+        Args:
+            ids: the tokens.
+            likeliest: so many steps at most, from this one on, after which the likeliest token is taken: a captioner
+                with ``step_ahead`` may then decode several positions at once.
 
         Raises:
             ModelError: the captioner's numbers are not finite.
         """
         with torch.no_grad():
-            step = self._captioner.step(torch.tensor(ids, dtype=torch.long), self._encoder_output, self._state)
+            newest_B = torch.tensor(ids, dtype=torch.long)
+            step_ahead = getattr(self._captioner, "step_ahead", None)
+            if likeliest > 1 and step_ahead is not None:
+                step = step_ahead(newest_B, self._encoder_output, self._state, likeliest)
+            else:
+                step = self._captioner.step(newest_B, self._encoder_output, self._state)
             self._state = step.state
             logits_BV = step.logits_BV.detach().float()
             log_sum_exp_B = _log_sum_exp(logits_BV)
@@ -387,7 +397,13 @@ ChooseTokens = Callable[[NextTokenLogits, Sequence[int], Sequence[TokenNode | No
 
 
 def decode_loop(
-    captioner: CaptionerModule, encoder_output: EncoderOutput, choose: ChooseTokens, *, steps: int, maps: MapChoice
+    captioner: CaptionerModule,
+    encoder_output: EncoderOutput,
+    choose: ChooseTokens,
+    *,
+    steps: int,
+    maps: MapChoice,
+    likeliest_from: int | None = None,
 ) -> Iterator[DecodeStep]:
     """Decode one caption a picture until all have ended, or for so many steps.
 
@@ -397,6 +413,7 @@ def decode_loop(
         choose: takes the next token of each row from its logits.
         steps: tokens at most, the end included.
         maps: what is kept of the attention.
+        likeliest_from: the step from which on ``choose`` takes the likeliest token as a rule; None: it does not.
     """
     batch, ends = DecodingBatch(captioner, encoder_output, maps), end_ids(captioner)
     captions: list[TokenNode | None] = [None] * len(encoder_output.grids)
@@ -404,7 +421,8 @@ def decode_loop(
     for step in range(1, steps + 1):
         if not batch.pictures:
             return
-        following = batch.step(ids)
+        takes_likeliest = likeliest_from is not None and step >= likeliest_from
+        following = batch.step(ids, steps - step + 1 if takes_likeliest else 0)
         next_ids = choose(following, batch.pictures, [captions[picture] for picture in batch.pictures])
         logits = following.logits_of(next_ids)
         rows, ids = [], []
@@ -514,9 +532,8 @@ def greedy(
         logits_BV = ban_repeated_ngrams(following.logits_BV, captions, no_repeat_ngram)
         return [best[0][1] if best else None for best in top_k_stable(logits_BV, 1)]
 
-    yield from decode_loop(
-        captioner, encoder_output, choose, steps=step_limit(captioner, encoder_output, max_tokens), maps=maps
-    )
+    steps = step_limit(captioner, encoder_output, max_tokens)
+    yield from decode_loop(captioner, encoder_output, choose, steps=steps, maps=maps, likeliest_from=1)
 
 
 def teacher_forced(

@@ -168,5 +168,6 @@ def continue_prefix(
         length = captions[0].length if captions[0] else 0
         return [prefix[length] if length < len(prefix) else best[0][1]]
 
-    for step in decode_loop(captioner, encoder_output, choose, steps=steps, maps=maps):
+    likeliest_from = len(prefix) + 1
+    for step in decode_loop(captioner, encoder_output, choose, steps=steps, maps=maps, likeliest_from=likeliest_from):
         yield PrefixStep(step, newest)

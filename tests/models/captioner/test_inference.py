@@ -101,20 +101,25 @@ def test_a_packed_linear_layer_is_a_linear_layer(shape: tuple[int, ...], dtype: 
     torch.manual_seed(1)
     linear = nn.Linear(48, 70).to(dtype)
     layer, x = PackedLinear(linear), torch.randn(shape).to(dtype)
+    linear_weight = linear.weight.double()
+    expected = functional.linear(x.double(), linear_weight, linear.bias.double())
     found = layer(x)
-    expected = functional.linear(x.double(), linear.weight.double(), linear.bias.double())
     assert found.dtype == dtype
     assert (found - expected).abs().max() < within
     assert (layer._packed_weight is not None) == (can_pack(dtype) and x.numel() > 48)
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
     assert layer.weight is linear.weight
+    one = x.flatten(0, -2)[:1]
+    assert (layer(one) - expected.flatten(0, -2)[:1]).abs().max() < within  # one row, of what several had packed
+    assert (layer.weight.numel() == 0) == (layer._packed_weight is not None)  # the weights are there once
+    assert torch.equal(layer.state_dict()["weight"], linear_weight.to(dtype))
 
 
-def test_the_second_copy_follows_casts_and_is_forgotten() -> None:
+def test_packed_weights_come_back_and_follow_casts() -> None:
     layer, x = PackedLinear(nn.Linear(16, 32)), torch.randn(4, 16)
     before = layer(x)
-    layer.weight.mul_(2)
     layer.drop_packed_weight()
+    layer.weight.mul_(2)
     assert torch.allclose(layer(x) - layer.bias, 2 * (before - layer.bias), atol=1e-5)
     layer.to(torch.bfloat16)
     assert layer._packed_weight is None
@@ -122,7 +127,8 @@ def test_the_second_copy_follows_casts_and_is_forgotten() -> None:
     layer.float()(x)
     again = copy.deepcopy(layer)
     assert again._packed_weight is None
-    assert torch.allclose(again(x), functional.linear(x, again.weight, again.bias), atol=1e-5)
+    expected = functional.linear(x, again.weight, again.bias)
+    assert torch.allclose(again(x), expected, atol=1e-5)
 
 
 def test_with_gradients_and_under_autocast_it_is_torch_s_own_layer() -> None:

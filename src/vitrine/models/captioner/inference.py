@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitrine.models import precision
 from vitrine.models.captioner.backbone import fold_frozen_norms
+from vitrine.models.captioner.drafting import Guesser
 from vitrine.models.captioner.layers import Attention
 from vitrine.models.captioner.model import CaptionModel
 
@@ -32,26 +33,44 @@ def pack_linears(module: nn.Module) -> int:
 
 
 class _Packed(nn.Module):
-    """A layer with a second copy of its weights, in the order in which oneDNN reads them.
+    """A layer whose weights are held in the order in which oneDNN reads them, from its first use without gradients on.
 
-    The copy is made at the first forward pass without gradients on the CPU, and dropped when the module is moved or
-    cast. After changing the weights in place, call :meth:`drop_packed_weight`. Where torch has no oneDNN, and under
-    autocast, the layer computes as its base class does.
+    Once packed, they are held in that order alone and ``weight`` is empty: a second copy would double what the layers
+    take. Whatever needs them as they were (gradients, autocast, a move, a state dict, a copy) has them put back first,
+    bit for bit. Where torch has no oneDNN, and under autocast, the layer computes as its base class does.
     """
 
     weight: Tensor
     _packed_weight: Tensor | None = None
 
     def drop_packed_weight(self) -> None:
-        """Drop the second copy; the next forward pass makes another."""
-        self._packed_weight = None
+        """Put the weights back into ``weight``; the next forward pass packs them again."""
+        if self._packed_weight is not None:
+            with torch.inference_mode(False):
+                self.weight.data = self._in_plain_order(self._packed_weight.to_dense())
+            self._packed_weight = None
+
+    def _keep_packed(self, packed_weight: Tensor) -> Tensor:
+        """Hold the weights as these alone."""
+        self._packed_weight = packed_weight
+        self.weight.data = self.weight.data.new_empty(0)
+        return packed_weight
+
+    def _in_plain_order(self, weight: Tensor) -> Tensor:
+        """The weights in the order in which the base class reads them fastest."""
+        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, which cannot hold oneDNN's opaque tensor."""
-        return self.__dict__ | {"_packed_weight": None}
+        """For copies and pickles, which cannot hold oneDNN's opaque tensor: with the weights as they were."""
+        self.drop_packed_weight()
+        return self.__dict__
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        self.drop_packed_weight()
+        super()._save_to_state_dict(*arguments)
 
     def _can_use_packed(self, x: Tensor) -> bool:
-        """Whether the second copy may be used for this input."""
+        """Whether packed weights may be used for this input."""
         fits = x.dtype == self.weight.dtype and x.device.type == "cpu"
         is_plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
         return fits and is_plain and precision.can_pack(x.dtype)
@@ -67,7 +86,7 @@ class PackedLinear(_Packed, nn.Linear):
     From two rows on, PyTorch's product with a large matrix spends its time on reordering the weights, at each call:
     packed, five rows times the 512 x 30,522 weights of the published captioner's last layer take 3.3 ms on one core
     with AVX-512 in place of 9.3 (2.8 times as fast), sixteen take 6.1 in place of 16. One row reads the weights as they
-    are stored.
+    are stored, until several rows have had them packed.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -77,20 +96,23 @@ class PackedLinear(_Packed, nn.Linear):
 
     def forward(self, x_NI: Tensor) -> Tensor:
         """(..., O)."""
-        if x_NI.numel() <= self.in_features or not self._can_use_packed(x_NI):
+        if not self._can_use_packed(x_NI):
+            self.drop_packed_weight()
             return super().forward(x_NI)
-        if self._packed_weight is None:
-            self._packed_weight = precision.pack_linear(self.weight)
-        return precision.packed_linear(x_NI, self._packed_weight, self.bias)
+        packed_weight = self._packed_weight
+        if packed_weight is None:
+            if x_NI.numel() <= self.in_features:
+                return super().forward(x_NI)
+            with torch.inference_mode(False):
+                packed_weight = self._keep_packed(precision.pack_linear(self.weight))
+        return precision.packed_linear(x_NI, packed_weight, self.bias)
+
+    def _in_plain_order(self, weight: Tensor) -> Tensor:
+        return _by_columns(weight)
 
 
 class PackedConvolution(_Packed, nn.Conv2d):
-    """A convolution that is fused with the operations after it, a sum and a ReLU.
-
-    Once packed, the weights are held in oneDNN's order alone and ``weight`` is empty: a second copy would be half of
-    what a ResNet takes. Whatever needs them as they were (gradients, autocast, a move, a state dict, a copy) has them
-    put back first, bit for bit.
-    """
+    """A convolution that is fused with the operations after it, a sum and a ReLU."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         """Share the parameters of ``convolution``."""
@@ -138,25 +160,11 @@ class PackedConvolution(_Packed, nn.Conv2d):
             shape = list(x_BDHW.shape)
             with torch.inference_mode(False):
                 reorder = torch.ops.mkldnn._reorder_convolution_weight
-                self._packed_weight = reorder(self.weight.detach(), *geometry, shape)
-                self.weight.data = self.weight.data.new_empty(0)
+                return self._keep_packed(reorder(self.weight.detach(), *geometry, shape)), geometry
         return self._packed_weight, geometry
 
-    def drop_packed_weight(self) -> None:
-        """Put the weights back into ``weight``; the next forward pass packs them again."""
-        if self._packed_weight is not None:
-            with torch.inference_mode(False):
-                self.weight.data = self._packed_weight.to_dense().contiguous(memory_format=torch.channels_last)
-        super().drop_packed_weight()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: with the weights as they were."""
-        self.drop_packed_weight()
-        return super().__getstate__()
-
-    def _save_to_state_dict(self, *arguments: Any) -> None:
-        self.drop_packed_weight()
-        super()._save_to_state_dict(*arguments)
+    def _in_plain_order(self, weight: Tensor) -> Tensor:
+        return weight.contiguous(memory_format=torch.channels_last)
 
 
 class PackedBottleneck(nn.Module):
@@ -217,9 +225,10 @@ def prepare_for_prediction(model: CaptionModel) -> CaptionModel:
 
     Convolutions become channels-last; a ResNet's are packed, and fused with what follows them. Matrices that widen
     (above all the last one, to the vocabulary) are stored by columns: the product of one row with such a matrix, which
-    is what a word costs, then takes less than half the time in float32. Several rows at once, beams and batches, are
-    multiplied with packed copies of the large matrices, which are made at their first use and take as much memory
-    again. ``.to(torch.bfloat16)`` afterwards keeps all of it.
+    is what a word costs, then takes less than half the time in float32. Several rows at once (beams, batches, words
+    that were guessed ahead) have the large matrices packed, in place of what they were. Words of one picture are
+    guessed ahead by a copy of decoder and head in int8: see :mod:`vitrine.models.captioner.drafting`.
+    ``.to(torch.bfloat16)`` afterwards keeps all of it but the guessing.
 
     Args:
         model: changed in place and put into eval mode. Its state dict has other names and layouts from here on, so
@@ -232,11 +241,12 @@ def prepare_for_prediction(model: CaptionModel) -> CaptionModel:
     model.backbone = model.backbone.to(memory_format=torch.channels_last)
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            _store_by_columns(module.weight)
+            module.weight.data = _by_columns(module.weight.data)
         elif isinstance(module, Attention):
-            _store_by_columns(module.in_proj_weight)
+            module.in_proj_weight.data = _by_columns(module.in_proj_weight.data)
     pack_bottlenecks(model.backbone)
     pack_linears(model)
+    model.guesser = Guesser()
     return model.eval()
 
 
@@ -261,7 +271,7 @@ def has_bf16_image_encoder(module: nn.Module) -> bool:
     return isinstance(module, CaptionModel) and module.projection.weight.dtype == torch.bfloat16
 
 
-def _store_by_columns(weight: Tensor) -> None:
+def _by_columns(weight: Tensor) -> Tensor:
+    """The matrix, stored by columns where it widens."""
     rows, columns = weight.shape
-    if rows >= columns:
-        weight.data = weight.data.t().contiguous().t()
+    return weight.t().contiguous().t() if rows >= columns else weight.contiguous()

@@ -23,6 +23,7 @@ from torch.nn import functional
 from vitrine.errors import ModelError
 from vitrine.models.captioner.backbone import ImageEncoder, build_image_model
 from vitrine.models.captioner.config import CaptionModelConfig
+from vitrine.models.captioner.drafting import Guesser
 from vitrine.models.captioner.layers import DecoderLayer, EncoderLayer
 from vitrine.results import count_of
 
@@ -39,6 +40,7 @@ class CaptionModel(nn.Module):
         config: its settings.
         start, end, pad, max_length: as in the settings.
         vocabulary: of its token ids; None until it is assigned.
+        guesser: guesses words ahead for :meth:`step_ahead`; None of a captioner that was not prepared for prediction.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class CaptionModel(nn.Module):
         self.embeddings = WordEmbeddings(config)
         self.decoder = LayerStack([DecoderLayer(*shape) for _ in range(config.decoder_layers)], config.width)
         self.head = VocabularyHead((config.width, *config.head_widths, config.vocabulary_size))
+        self.guesser: Guesser | None = None
         if config.padding == "pixels" and self.backbone.is_vision_transformer:
             raise ModelError(
                 f"padding = 'pixels' is for convolutions: in {config.image_model} every token looks at the padding.\n"
@@ -132,6 +135,35 @@ class CaptionModel(nn.Module):
         x_BTD, crosses, state = self._decode(ids_B[:, None], encoder_output, state, need_weights=True)
         cross_LBHK = torch.stack([cross_BHTK[:, :, 0] for cross_BHTK in crosses])
         return DecoderOutput(self.head(x_BTD[:, 0]).float(), cross_LBHK, state)
+
+    def step_ahead(
+        self, ids_B: Tensor, encoder_output: EncoderOutput, state: KVCache | None, count: int
+    ) -> DecoderOutput:
+        """:meth:`step` for a caller that takes the likeliest word from here on.
+
+        Words that will probably follow are guessed and decoded together with this one; the outputs wait in the state
+        for the steps in which those words are given. Whatever word is given, the output is that of :meth:`step` up to
+        rounding.
+
+        Args:
+            ids_B: as in :meth:`step`.
+            encoder_output: likewise.
+            state: likewise.
+            count: steps that will be taken at most, this one included.
+        """
+        if len(ids_B) > 1 or self.guesser is None:
+            return self.step(ids_B, encoder_output, state)
+        token_id, most = int(ids_B), count - 1
+        if state is not None and state.ahead is not None:
+            if state.ahead.ids[state.ahead_place] == token_id:
+                return state.ahead.output(state.ahead_place)
+            most = min(most, 2 * state.ahead_place)  # a few more than were right before this word
+        guesses = self.guesser.guess(self, token_id, encoder_output.features, state, most)
+        if not guesses:
+            return self.step(ids_B, encoder_output, state)
+        ids = (token_id, *guesses)
+        x_BTD, crosses, cache = self._decode(torch.tensor([ids]), encoder_output, state, need_weights=True)
+        return WordsAhead(ids, self.head(x_BTD[0]).float(), torch.stack(crosses), cache).output(0)
 
     def reorder(self, state: KVCache | None, order_B: Tensor) -> KVCache | None:
         """The state with its rows repeated or in another order. Beams of one picture share its encoder output."""
@@ -439,9 +471,17 @@ class ImageKeyValues:
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of the words so far: of each decoder layer a pair of (B, H, S, E)."""
+    """Keys and values of the words so far: of each decoder layer a pair of (B, H, S, E).
+
+    Attributes:
+        layers: the pairs.
+        ahead: outputs of steps that are still to come, if certain words are given; None where there are none.
+        ahead_place: of the next one among them.
+    """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
+    ahead: WordsAhead | None = None
+    ahead_place: int = 0
 
     @property
     def rows(self) -> int:
@@ -457,6 +497,31 @@ class KVCache:
         """Rows repeated or in another order."""
         order_B = order_B.to(self.layers[0][0].device)
         return KVCache(tuple((k.index_select(0, order_B), v.index_select(0, order_B)) for k, v in self.layers))
+
+
+@dataclass(frozen=True)
+class WordsAhead:
+    """Words of one picture that were decoded together: one that was given, and guesses of those after it.
+
+    Attributes:
+        ids: of the words.
+        logits_TV: float32, after each of them.
+        cross_LBHTK: float32 cross-attention of each of them.
+        cache: keys and values of all words up to the last of them.
+    """
+
+    ids: tuple[int, ...]
+    logits_TV: Tensor
+    cross_LBHTK: Tensor
+    cache: KVCache
+
+    def output(self, place: int) -> DecoderOutput:
+        """What :meth:`CaptionModel.step` gives for the word at this place, after those before it."""
+        length = self.cache.length - len(self.ids) + place + 1
+        layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.cache.layers)
+        has_more = place + 1 < len(self.ids)
+        state = KVCache(layers, self, place + 1) if has_more else KVCache(layers)
+        return DecoderOutput(self.logits_TV[place : place + 1], self.cross_LBHTK[:, :, :, place], state)
 
 
 @dataclass(frozen=True)
