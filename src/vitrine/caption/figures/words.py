@@ -43,8 +43,11 @@ from vitrine.results import percent, shown_number
 IN_A_ROW = 6
 """Most words in a row."""
 MANY, IN_A_ROW_OF_MANY = 60, 8
-"""Words above which a caption is long, as answers can be, and the most of its panels in a row. Grey words of a long
-caption have none."""
+"""Words above which a caption is long, as answers can be, and the panels in a row of ``WIDTH``. Grey words of a long
+caption have none; where the others are still so many, the figure is a sheet with more in a row."""
+
+_SHEET = 2**0.5  # most height of a sheet over its width: that of printed paper
+_SHEET_HEAD = 3.0  # inches of what stands above the panels, about, on a figure of WIDTH
 
 _NARROWEST = 0.95  # inches of a cell: a narrow picture still has a word above it
 _BROADEST, _TALLEST = 2.8, 2.3  # inches of a panel
@@ -96,7 +99,10 @@ class WordGrid:
 
     @classmethod
     def of(cls, words: Sequence[WordPanel], aspect: float) -> WordGrid:
-        """Lay words out, for a photograph of that width over height; to be called within ``figure_style``."""
+        """Lay words out, for a photograph of that width over height; to be called within ``figure_style``.
+
+        More words than :data:`MANY` take a figure of :func:`sheet_width`.
+        """
         columns, panel = _arrange_panels(len(words), aspect)
         cell = max(panel[0], _NARROWEST)
         wide = max((_label_width(word) for word in words), default=0.0)
@@ -176,11 +182,35 @@ def grey_swatch(figure: Figure, left: float, bottom: float) -> None:
     axes.set_axis_off()
 
 
+_SHEET_CELL = (WIDTH - 2 * MARGIN + GAP) / IN_A_ROW_OF_MANY  # inches from one panel of a sheet to the next
+
+
+def sheet_width(count: int, aspect: float) -> float:
+    """Inches that a figure of so many panels is wide, for a photograph of that width over height."""
+    return WIDTH if count <= MANY else 2 * MARGIN - GAP + _sheet_columns(count, aspect) * _SHEET_CELL
+
+
+def _sheet_columns(count: int, aspect: float) -> int:
+    """The fewest columns, of :data:`IN_A_ROW_OF_MANY` and more, whose panels and what is above them fit a sheet."""
+    step = _sheet_panel(aspect)[1] + 0.4
+    columns = IN_A_ROW_OF_MANY
+    while ceil(count / columns) * step > columns * _SHEET_CELL * (_SHEET - _SHEET_HEAD / WIDTH):
+        columns += 1
+    return columns
+
+
+def _sheet_panel(aspect: float) -> tuple[float, float]:
+    width = min(_SHEET_CELL - GAP, _TALLEST * aspect)
+    return max(1 / DPI, int(width * DPI) / DPI), snap_to_pixels(width / aspect)
+
+
 def _arrange_panels(count: int, aspect: float) -> tuple[int, tuple[float, float]]:
-    """(columns, (width, height) of a panel): in few rows, unless more rows make the panels clearly larger."""
+    """(columns, (width, height) of a panel): in few rows, unless more rows make the panels clearly larger; of many in
+    the rows of a sheet."""
+    if count > MANY:
+        return _sheet_columns(count, aspect), _sheet_panel(aspect)
     best = 1, (0.0, 0.0)
-    most = IN_A_ROW if count <= MANY else IN_A_ROW_OF_MANY
-    for rows in range(max(1, ceil(count / most)), count + 1):
+    for rows in range(max(1, ceil(count / IN_A_ROW)), count + 1):
         columns = ceil(count / rows)
         across = (WIDTH - 2 * MARGIN + GAP) / columns - GAP
         width = min(across, _BROADEST if aspect < 2 else across, _TALLEST * aspect)
@@ -291,12 +321,12 @@ class CaptionPicture:
 
 
 def caption_figure(picture: CaptionPicture, scale: Scale) -> Figure:
-    """The photograph with its caption, and below them a panel a word, at most six in a row (eight of many), all on one
-    scale.
+    """The photograph with its caption, and below them a panel a word, at most six in a row, all on one scale.
 
     Words that did not look anywhere in particular are drawn in grey, in the caption too, and the figure says what that
     means. Of a caption of more than :data:`MANY` words they have no panel: the panels are those of its black words, in
-    their order (docs/decisions/0042).
+    their order (docs/decisions/0042); of more than that the figure is a wider sheet, no higher than 1.5 times its width
+    (docs/decisions/0045).
 
     Args:
         picture: what is shown; any number of words, none included.
@@ -310,15 +340,15 @@ def caption_figure(picture: CaptionPicture, scale: Scale) -> Figure:
     picture = picture.with_smaller_photo(_MAX_PHOTO_PIXELS)
     geometry = picture.placement.geometry
     with figure_style():
-        head = _Head.of(picture, scale)
-        grid, prompt = (
-            WordGrid.of(_words_with_panels(words), geometry.width / geometry.height)
-            for words in (picture.words, picture.prompt)
-        )
+        aspect = geometry.width / geometry.height
+        panels = [_words_with_panels(words) for words in (picture.words, picture.prompt)]
+        width = max(sheet_width(len(words), aspect) for words in panels)
+        head = _Head.of(picture, scale, width)
+        grid, prompt = (WordGrid.of(words, aspect) for words in panels)
         prompt_lines = wrap_text(picture.prompt_line, SMALL, WIDTH - 2 * MARGIN) if picture.prompt else []
         apart = GAP + LINE * len(prompt_lines) if picture.prompt else 0.0
         height = snap_to_pixels(2 * MARGIN + head.height + grid.height + apart + prompt.height)
-        figure = new_figure(WIDTH, height)
+        figure = new_figure(width, height)
         head.write(figure, picture)
         if picture.words:
             colour_bar(figure, scale, [word.map_RC for word in picture.words], head.bar(height), _BAR, level=True)
@@ -370,17 +400,17 @@ class _Head:
     height: float
 
     @classmethod
-    def of(cls, picture: CaptionPicture, scale: Scale) -> _Head:
+    def of(cls, picture: CaptionPicture, scale: Scale, figure_width: float) -> _Head:
         geometry = picture.placement.geometry
-        aspect = geometry.width / geometry.height
+        aspect, zoom = geometry.width / geometry.height, figure_width / WIDTH
         if aspect >= _BROAD:
-            width = min(WIDTH - 2 * MARGIN, _HIGHEST * aspect)
+            width = min(figure_width - 2 * MARGIN, zoom * _HIGHEST * aspect)
             left, below = MARGIN, snap_to_pixels(width / aspect) + 0.2
         else:
-            width = min(_ACROSS, _HIGH * aspect)
+            width = zoom * min(_ACROSS, _HIGH * aspect)
             left, below = MARGIN + width + _BESIDE, 0.0
         photo = snap_to_pixels(width), snap_to_pixels(width / aspect)
-        column = WIDTH - MARGIN - left
+        column = figure_width - MARGIN - left
         caption = _caption_lines(picture, column)
         text = _SmallText(0.16 + _CAPTION_LINE * (len(caption) - 1), column)
         text.fill(picture, scale)
