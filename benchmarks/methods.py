@@ -5,7 +5,7 @@
 By default the model is ``vitrine/scenes-tiny`` and the pictures are scenes of the family that it was trained on and has
 not seen; the class is the one that it predicts. Prints the tables of docs/which-method.md: means with 95 % intervals,
 those of the pointing hit corrected for the number of rows, and which methods cannot be told from the best by paired
-tests that are corrected for every pair. The last column is how often the strongest patch touches the object at all.
+tests that are corrected for every pair; and where the strongest patch lies: on the object, on its outline, elsewhere.
 With ``--maps`` what was computed stays in a file, from which an interrupted call goes on.
 """
 
@@ -21,12 +21,14 @@ import torch
 from vitrine.attribution.baselines import centre_blob, edges, random_map
 from vitrine.attribution.methods import Method, method_with
 from vitrine.attribution.placement import Placement
-from vitrine.attribution.pointing import centres_inside, pointing_hit, score_against_mask
+from vitrine.attribution.pointing import centres_inside, score_against_mask
 from vitrine.attribution.ranking import Estimate, ScoredMethod, metric, rank_methods
 from vitrine.attribution.registry import METHODS
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.loader import batches
 from vitrine.data.masks import find_masks
+from vitrine.data.samples import Sample
+from vitrine.data.scenes.dataset import ScenePicture
 from vitrine.explain.explainer import Explainer
 from vitrine.explain.figures.ranking import methods_table
 from vitrine.explain.score import open_samples
@@ -35,12 +37,12 @@ from vitrine.metrics.intervals import wilson
 PICTURES, BATCH = 60, 20
 MODEL, DATA = "vitrine/scenes-tiny", "scenes:base?test={pictures}&seed=11"
 KEYS = ("pointing", "average_precision", "inside")
-TOUCH = "touch"
+PLACES = ("on the object", "on its outline", "on another object", "on the background")
 SLOW = ("occlusion", "rise")
 
 
 def score_all(pictures: int, model: str, data: str, split: str, more: list[str], kept: Path | None) -> str:
-    """The table in Markdown."""
+    """The two tables in Markdown."""
     classifier = open_classifier(model)
     explainer = Explainer(classifier, Method())
     samples = open_samples(data, split, pictures, 0).samples
@@ -75,21 +77,40 @@ def score_all(pictures: int, model: str, data: str, split: str, more: list[str],
     )
     scored = []
     for name, maps_PRC in maps.items():
-        values = {key: [] for key in (*KEYS, TOUCH)}
+        values = {key: [] for key in KEYS}
         for scores_RC, truth in zip(maps_PRC, truths, strict=True):
             scores = score_against_mask(scores_RC, *truth)
-            touch = pointing_hit(scores_RC, truth[0] > 0)
-            for key, value in (*((key, getattr(scores, key)) for key in KEYS), (TOUCH, touch)):
+            for key in KEYS:
+                value = getattr(scores, key)
                 values[key].append(np.nan if value is None else value)
         scored.append(ScoredMethod(name, name in controls, {key: np.array(each) for key, each in values.items()}))
     ranking = rank_methods(scored, by="pointing")
     lines = methods_table(ranking, [metric(key) for key in KEYS]).markdown().splitlines()
-    touches = {each.name: each.values[TOUCH] for each in scored}
-    ends = ["pointing hit, corrected | touches", "--- | ---"] + [
-        f"{_corrected(row.estimates['pointing'], len(ranking.rows))} | {np.nanmean(touches[row.name]):.3f}"
-        for row in ranking.rows
+    ends = ["pointing hit, corrected", "---"]
+    ends += [_corrected(row.estimates["pointing"], len(ranking.rows)) for row in ranking.rows]
+    table = [f"{line} {end} |" for line, end in zip(lines, ends, strict=True)]
+    places_PRC = np.stack([_places(sample, *truth) for sample, truth in zip(samples, truths, strict=True)])
+    rows = [f"| {' | '.join([row.name, *_shares(maps[row.name], places_PRC)])} |" for row in ranking.rows]
+    return "\n".join([*table, "", f"| strongest patch | {' | '.join(PLACES)} |", "| --- " * 5 + "|", *rows])
+
+
+def _places(sample: Sample, coverage_RC: np.ndarray, hit_RC: np.ndarray) -> np.ndarray:
+    """Which of PLACES each patch is: by its centre on the object, else by what lies within it."""
+    picture = sample.picture
+    assert isinstance(picture, ScenePicture)
+    labels_HW = picture.scene.label_map
+    rows, columns = hit_RC.shape
+    cells = labels_HW.reshape(rows, labels_HW.shape[0] // rows, columns, -1)
+    return np.select([hit_RC, coverage_RC > 0, (cells > 1).any((1, 3))], [0, 1, 2], 3)
+
+
+def _shares(maps_PRC: np.ndarray, places_PRC: np.ndarray) -> list[str]:
+    """How often the strongest patch is in each place; patches that tie share a picture."""
+    shares_PK = [
+        [(places_RC[scores_RC == scores_RC.max()] == place).mean() for place in range(len(PLACES))]
+        for scores_RC, places_RC in zip(maps_PRC, places_PRC, strict=True)
     ]
-    return "\n".join(f"{line} {end} |" for line, end in zip(lines, ends, strict=True))
+    return [f"{share:.3f}" for share in np.mean(shares_PK, axis=0)]
 
 
 def _with_options(text: str) -> Method:

@@ -16,7 +16,7 @@ import vitrine
 from vitrine.attribution.registry import METHODS
 from vitrine.errors import UsageError
 from vitrine.explain.figures import method_sheet as figures
-from vitrine.explain.method_sheet import MethodSheets
+from vitrine.explain.method_sheet import MethodSheets, SheetMap
 from vitrine.plotting.provenance import read_provenance
 
 CHEAP = ["attention", "relevance", "value-output"]
@@ -139,3 +139,20 @@ def test_all_is_every_method_of_the_table(model: Any, pictures: Path) -> None:
     result = vitrine.explain(model, sorted(pictures.rglob("wide.png")), method="all", quiet=True)
     assert result.methods == METHODS and [each.method for each in result[0].maps] == list(METHODS)
     assert result.out is None and result.sheets == () and "13 methods" in repr(result)
+
+
+@pytest.mark.parametrize(
+    ("unit", "scores", "words", "painted"),
+    [
+        ("mass", [[1.0, 3.0]], "", [[0.5, 1.5]]),
+        ("mass", [[0.0, 0.0]], "all zero", [[np.nan, np.nan]]),
+        ("logit", [[-1.0, 3.0]], "2 logit", [[-0.5, 1.5]]),
+        ("drop", [[-0.002, 0.002]], "0.01 p", [[-0.2, 0.2]]),
+        ("gain", [[0.0, 0.0]], "all zero", [[np.nan, np.nan]]),
+        ("score", [[-1e-6, 3e-6]], "2e\N{MINUS SIGN}06", [[-0.5, 1.5]]),
+    ],
+)
+def test_a_map_says_what_its_paint_means(unit: Any, scores: list[Any], words: str, painted: list[Any]) -> None:
+    each = SheetMap("mine", None, np.array(scores, np.float32), unit)
+    assert each.words == words
+    np.testing.assert_allclose(each.multiples_RC, painted, rtol=1e-6)

@@ -188,3 +188,35 @@ _OF_FIGURES = {"format": "svg", "replace": True, "csv_safe": True}
 def test_options_of_files_are_refused_where_none_is_written(verb: str, name: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"{name} is of what is written: give out too"):
         getattr(vitrine, verb)("no model", "no picture", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"method": "occlusion", "window": -1}, "window = -1 cannot be used"),
+        ({"scale": -1.0}, "scale = -1 cannot be used"),
+        ({"scale": float("nan")}, "scale = nan cannot be used"),
+        ({"method": "all", "scale": -1.0}, "scale = -1 cannot be used"),
+        ({"method": None}, "got NoneType"),
+        ({"method": 3}, "got int"),
+        ({"method": ["attention", 3]}, "got int"),
+    ],
+    ids=["window", "scale", "nan", "sheet", "none", "number", "number among names"],
+)
+def test_python_refuses_what_the_command_line_cannot_say(
+    options: dict[str, Any], expected: str, model: Any, picture: Path
+) -> None:
+    with pytest.raises(UsageError, match=expected):
+        vitrine.explain(model, picture, quiet=True, **options)
+
+
+@pytest.mark.parametrize("method", ["relevance", "gradcam", "smoothgrad", "value-output", "attnlrp"])
+def test_the_answer_against_itself_is_said_to_have_no_map(method: str, model: Any, picture: Path) -> None:
+    answer = model.predict(picture).label
+    explanation = model.explain(picture, method, against=answer)
+    assert not explanation.map.any()
+    assert explanation.picture.notes[0] == (
+        f"The answer is {answer} itself: against itself a class has no map, and it is zero everywhere."
+    )
+    (sheet,) = vitrine.explain(model, picture, method=["attention", method], against=answer, quiet=True)
+    assert [each.words for each in sheet.maps] == ["", "against itself"]

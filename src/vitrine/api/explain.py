@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace as with_fields
 from typing import TYPE_CHECKING, Any
 
@@ -219,7 +219,7 @@ def _several_methods(method: str | MapFunction | Sequence[str | MapFunction]) ->
     """
     if isinstance(method, str):
         return METHODS if method == ALL_METHODS else ()
-    if callable(method):
+    if callable(method) or not isinstance(method, Iterable):
         return ()
     methods = tuple(each for one in method for each in (METHODS if one == ALL_METHODS else (one,)))
     if len(methods) < 2:
@@ -345,8 +345,7 @@ def _method(
     """The method that is drawn; it refuses options that it does not have."""
     from vitrine.attribution.methods import Method, function_name
 
-    assert isinstance(method, str) or callable(method), "several methods are drawn on sheets"
-    name, function = (method, None) if isinstance(method, str) else (function_name(method), method)
+    name, function = (method, None) if isinstance(method, str) else (function_name(method), method)  # type: ignore[arg-type]
     return Method(name, layer, "mean" if heads == "each" else heads, query, window, against, seed, function)
 
 

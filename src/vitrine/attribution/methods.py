@@ -98,6 +98,8 @@ class Method:
             except TypeError as error:
                 expected = "mean, max, min, each or a head's number" if name == "heads" else "a whole number"
                 raise UsageError(f"{name} = {value!r} cannot be used: expected {expected}.") from error
+        if self.window < 0:
+            raise UsageError(f"window = {self.window} cannot be used: expected patches a side, or 0, which chooses.")
 
     @property
     def for_a_class(self) -> bool:

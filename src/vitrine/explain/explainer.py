@@ -314,10 +314,13 @@ class Explainer:
             notes.append(f"Labels above {DEFAULT_THRESHOLD:g}: {and_n_more(above) or 'none'}.")
         if self.method.for_a_class and target_index != likeliest:
             notes.append(f"The map is for the class {self.classifier.labels[target_index]}.")
-        if prefix_share is not None:
+        if prefix_share is not None and not is_blank:
             amount = "Less than 1" if prefix_share < 0.01 else f"{100 * prefix_share:.0f}"
             notes.append(f"{amount} % of the map is on {self.layout.prefix_words}, which is no patch, and not drawn.")
-        if is_blank:
+        if self.method.for_a_class and target_index == self.against_index:
+            label = self.classifier.labels[target_index]
+            notes.append(f"The answer is {label} itself: against itself a class has no map, and it is zero everywhere.")
+        elif is_blank:
             notes.append("The map is zero everywhere: nothing here speaks for the class.")
         return (*notes, *self.method.notes(self.classifier.module))
 

@@ -32,7 +32,7 @@ from vitrine.explain.explainer import Explainer
 from vitrine.explain.figures.contact_sheet import sheet_path
 from vitrine.explain.figures.map import MapPicture
 from vitrine.explain.figures.method_sheet import PICTURES_A_SHEET, SheetColumn, method_sheet
-from vitrine.explain.run import true_label_from_name
+from vitrine.explain.run import require_scale, true_label_from_name
 from vitrine.io.figure_folder import FigureCall, FolderClaim, claim_folder, picture_choice
 from vitrine.io.files import remove_unfinished, write_atomically
 from vitrine.io.output_lock import writes_folder
@@ -76,7 +76,7 @@ class SheetSettings:
         seed: of the choice of pictures; that of what methods draw is theirs.
 
     Raises:
-        UsageError: a method twice, or fewer than two.
+        UsageError: a method twice, fewer than two, or a scale that is none.
     """
 
     methods: tuple[Method, ...]
@@ -88,6 +88,7 @@ class SheetSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_scale(self.scale)
         twice = [name for index, name in enumerate(self.names) if name in self.names[:index]]
         if twice:
             raise UsageError(f"--method {twice[0]} is there twice: name each method once.")
@@ -124,12 +125,14 @@ class SheetMap:
         target: the class that it is for; None where the method explains no class.
         scores_RC: float32, as the method gives them, in ``unit``.
         unit: see :class:`vitrine.attribution.maps.BatchMaps`.
+        is_against_itself: whether the class is the one that it was to be compared with, and the map is zero for that.
     """
 
     method: str
     target: str | None
     scores_RC: Floats
     unit: Unit
+    is_against_itself: bool = False
 
     @property
     def mean_size(self) -> float:
@@ -137,10 +140,16 @@ class SheetMap:
         return mean_size_multiples(self.scores_RC, self.unit)[1]
 
     @property
+    def multiples_RC(self) -> Floats:  # noqa: N802  its axes
+        """As a sheet paints it, in multiples of its mean size; NaN, which has no paint, where all scores are zero."""
+        multiples_RC = mean_size_multiples(self.scores_RC, self.unit)[0]
+        return multiples_RC if self.scores_RC.any() else np.full_like(multiples_RC, np.nan)
+
+    @property
     def words(self) -> str:
         """What stands under the map."""
         if not self.scores_RC.any():
-            return "all zero"
+            return "against itself" if self.is_against_itself else "all zero"
         return f"{number(self.mean_size)}{_UNIT_WORDS[self.unit]}" if self.unit in SIGNED_UNITS else ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -383,6 +392,8 @@ class _SheetMaker:
                         target if method.for_a_class else None,
                         maps[method.name].scores_BRC[b].numpy(),
                         maps[method.name].unit,
+                        method.name in self.contrasts
+                        and self.contrasts[method.name].against_index == int(targets_B[b]),
                     )
                     for method in settings.methods
                 ),
@@ -417,10 +428,7 @@ class _SheetMaker:
             smooth=settings.smooth,
             contour=settings.contour,
         ).with_smaller_photo(_PHOTO_SIDE)
-        return [
-            replace(first, map_RC=mean_size_multiples(each.scores_RC, each.unit)[0], flag=each.words)
-            for each in picture.maps
-        ]
+        return [replace(first, map_RC=each.multiples_RC, flag=each.words) for each in picture.maps]
 
     @property
     def detail(self) -> str:

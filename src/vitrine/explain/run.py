@@ -72,7 +72,7 @@ class ExplainSettings:
         seed: of the checks.
 
     Raises:
-        UsageError: an option that the method does not have, or a scale beside a stretch.
+        UsageError: an option that the method does not have, a scale that is none, or one beside a stretch.
     """
 
     method: Method = field(default_factory=Method)
@@ -90,8 +90,21 @@ class ExplainSettings:
     def __post_init__(self) -> None:
         requests = {"target": self.target is not None, "heads": self.each_head, "matrix": self.matrix}
         refuse_options(self.method.name, [option for option, is_on in requests.items() if is_on])
+        require_scale(self.scale)
         if self.stretch and self.scale:
             raise UsageError("Either every map is stretched to its own range, or all have one scale: leave one out.")
+
+
+def require_scale(scale: float) -> None:
+    """Refuse an end of the colours that is none.
+
+    Raises:
+        UsageError: it is negative or no number.
+    """
+    if not 0 <= scale < float("inf"):
+        raise UsageError(
+            f"scale = {scale:g} cannot be used: expected where the colours end, above 0, or 0, which finds it."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,6 @@ from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample
 from vitrine.display import ResultSequence, csv_rows
 from vitrine.errors import DataError, PictureError, UsageError
-from vitrine.features.agreement import RegionAgreement, agreement, patch_mask, place_control
 from vitrine.features.figures import (
     PAIRS_OF_A_SHEET,
     REGION_COLOURS,
@@ -39,6 +38,7 @@ from vitrine.features.figures import (
     save_feature_sheet,
 )
 from vitrine.features.fit import FeatureFit, fit_features, read_fit, region_labels, write_fit
+from vitrine.features.mask_agreement import RegionAgreement, agreement, patch_mask, place_control
 from vitrine.features.patch_tokens import PatchTokens, TokenBatch, describe_tokens, require_whole_patches
 from vitrine.features.principal_components import fit_principal_components, to_colours
 from vitrine.features.regions import assign, fit_centres

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vitrine.features.agreement import agreement, place_control
+from vitrine.features.mask_agreement import agreement, place_control
 
 
 def _case(pictures: int, own_errors: int, control_errors: int) -> tuple[list, list, list]:
