@@ -90,6 +90,8 @@ def score_all(pictures: int, model: str, data: str, split: str, more: list[str],
     ends += [_corrected(row.estimates["pointing"], len(ranking.rows)) for row in ranking.rows]
     table = [f"{line} {end} |" for line, end in zip(lines, ends, strict=True)]
     places_PRC = np.stack([_places(sample, *truth) for sample, truth in zip(samples, truths, strict=True)])
+    inside = float((places_PRC == 0).sum() / (places_PRC <= 1).sum())
+    print(f"of the patches that an object touches, {inside:.3f} have their centre on it", file=sys.stderr)
     rows = [f"| {' | '.join([row.name, *_shares(maps[row.name], places_PRC)])} |" for row in ranking.rows]
     return "\n".join([*table, "", f"| strongest patch | {' | '.join(PLACES)} |", "| --- " * 5 + "|", *rows])
 

@@ -345,7 +345,8 @@ def _method(
     """The method that is drawn; it refuses options that it does not have."""
     from vitrine.attribution.methods import Method, function_name
 
-    name, function = (method, None) if isinstance(method, str) else (function_name(method), method)  # type: ignore[arg-type]
+    function: Any = None if isinstance(method, str) else method
+    name = method if isinstance(method, str) else function_name(function)
     return Method(name, layer, "mean" if heads == "each" else heads, query, window, against, seed, function)
 
 
