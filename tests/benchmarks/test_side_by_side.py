@@ -67,15 +67,16 @@ def test_finished_trainings_are_read_and_others_run(tmp_path: Path, monkeypatch:
 
     def run(job: time_to_accuracy.Job) -> str:
         jobs.append((job.tool, job.recipe, Path(job.data).name, job.epochs, job.seed))
-        seconds = 2 + job.epochs * (0.4 if job.data.endswith("tenth") else 4)
+        share = {"one-in-10": 0.1, "one-in-5": 0.2}.get(Path(job.data).name, 1.0)
+        seconds = 2 + share * (6 + 4 * job.epochs)
         return json.dumps({"epochs": job.epochs, "seconds": seconds, "accuracy": 0.5 + 0.1 * job.seed})
 
     jobs: list[tuple[str, str, str, int, int]] = []
     monkeypatch.setattr(time_to_accuracy, "run_apart", run)
     for _ in range(2):
         entries = list(time_to_accuracy.measure("probe", tmp_path, tmp_path / "out", 60.0, range(2)))
-    assert len(jobs) == len(set(jobs)) == 2 * 5 + 2 * 6
+    assert len(jobs) == len(set(jobs)) == 3 * 5 + 2 * 6
     assert {tool for tool, *_ in jobs} == set(TOOLS)
-    assert [each.name for each in sorted((tmp_path / "out/tenth/train/ring").iterdir())] == ["00.png", "10.png"]
-    assert entries[0].row() == "| vitrine | ours | 0.33 | 18 | 4 | 0.550 (0.500 to 0.600) |"
-    assert entries[1].epochs == 14, "2 s once, and 4 an epoch, in 60"
+    assert [each.name for each in sorted((tmp_path / "out/one-in-10/train/ring").iterdir())] == ["00.png", "10.png"]
+    assert entries[0].row() == "| vitrine | ours | 0.33 | 20 | 3 | 0.550 (0.500 to 0.600) |"
+    assert entries[1].epochs == 13, "2 s once, 6 s for the pictures once, and 4 an epoch, in 60"
