@@ -220,3 +220,21 @@ def test_the_answer_against_itself_is_said_to_have_no_map(method: str, model: An
     assert "nothing here speaks" not in notes and "of the map is on" not in notes
     (sheet,) = vitrine.explain(model, picture, method=["attention", method], against=answer, quiet=True)
     assert [each.words for each in sheet.maps] == ["", "against itself"]
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [((), METHODS), ("all", METHODS), (["all", "cam:EigenCAM"], (*METHODS, "cam:EigenCAM")), ("rise", ("rise",))],
+    ids=["none", "all", "all and one", "one"],
+)
+def test_all_is_every_method_of_the_bench(
+    method: Any, expected: tuple[str, ...], model: Any, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = []
+
+    def note(_classifier: Any, _reference: str, _data: Any, plan: Any, _progress: Any) -> None:
+        plans.append(plan)
+
+    monkeypatch.setattr("vitrine.explain.score.score_methods", note)
+    vitrine.score(model, picture.parent, method=method, quiet=True)
+    assert [plan.methods for plan in plans] == [expected]
