@@ -32,9 +32,9 @@ from torchvision.transforms.v2 import functional as plain
 
 from vitrine.config import TransformSpec, named_transforms
 from vitrine.data.decode import FilePicture
-from vitrine.data.decoded_cache import DecodedPicture, short_side
+from vitrine.data.decoded_cache import DecodedPicture
 from vitrine.data.loader import normalise
-from vitrine.data.transforms import TrainChange, TrainTransform
+from vitrine.data.transforms import TrainChange, TrainTransform, short_side
 
 MEAN = STD = (0.5, 0.5, 0.5)
 BILINEAR = v2.InterpolationMode.BILINEAR
@@ -62,7 +62,7 @@ def our_pipeline(spec: TransformSpec, size: int) -> Pipeline:
     transform = TrainTransform(spec, (size, size))
 
     def run(path: Path, change: TrainChange) -> torch.Tensor:
-        pixels_HWC = transform.apply(FilePicture(path).decode(), change)
+        pixels_HWC = transform.apply(FilePicture(path).decode(transform.short), change)
         pixels_BCHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous()[None]
         return normalise(pixels_BCHW, MEAN, STD)[0]
 
@@ -205,9 +205,16 @@ def as_json(
     }
 
 
+def _sides(text: str) -> tuple[int, int]:
+    """Width and height in ``4000x3000``."""
+    width, _, height = text.partition("x")
+    return int(width), int(height)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, help="a folder of JPEGs; otherwise they are generated, 500 × 375")
+    parser.add_argument("--data", type=Path, help="a folder of JPEGs; otherwise they are generated")
+    parser.add_argument("--picture", type=_sides, default=(500, 375), metavar="WxH", help="of generated ones")
     parser.add_argument("--transforms", default="tfm1")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--count", type=int, default=64)
@@ -222,7 +229,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory() as cache:
         folder = options.data or Path(made)
         if not options.data:
-            write_photographs(folder, options.count, (500, 375))
+            write_photographs(folder, options.count, options.picture)
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))[: options.count]
         if not paths:
             parser.error(f"no JPEGs in {folder}")

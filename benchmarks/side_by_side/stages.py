@@ -12,11 +12,11 @@ import torch
 from harness.rounds import Spread
 
 from vitrine.config import TransformSpec
-from vitrine.data.decode import FilePicture, decode
+from vitrine.data.decode import FilePicture, decode, full_size
 from vitrine.data.decoded_cache import DecodedPicture
 from vitrine.data.loader import load_batch, normalise
 from vitrine.data.samples import Picture, Sample
-from vitrine.data.transforms import TrainTransform, full_size, recolour, warp
+from vitrine.data.transforms import TrainTransform, recolour, warp
 
 MEAN = STD = (0.5, 0.5, 0.5)
 DIRECT, KEPT = "decoded from files", "read from decoded_cache"
@@ -48,7 +48,7 @@ class Stages:
         for row, picture in enumerate(pictures):
             if source == DIRECT:
                 data = self._timed("read", picture.read_bytes)
-                image = self._timed("decode", lambda data=data: decode(data))
+                image = self._timed("decode", lambda data=data: decode(data, short=self.transform.short))
             else:
                 image = self._timed("read", picture.decode)
             rng = np.random.default_rng(np.random.SeedSequence((_SEED, _EPOCH, row)))

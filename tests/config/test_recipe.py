@@ -142,6 +142,7 @@ TRANSFORMS_REFUSED: dict[str, list[object]] = {
     "saturation": [*NOT_A_NUMBER, -0.1],
     "erase": [*NOT_A_NUMBER, -0.1, 1.1],
     "turn": [*NOT_A_NUMBER, -0.1, 1.1],
+    "reduced_decoding": ["yes", 1, None],
     "mean": [0.5, (0.5, 0.5)],
     "std": [0.5, (0.5, 0.5)],
     "eval_crop": [*NOT_A_NUMBER, 0, 1.1],

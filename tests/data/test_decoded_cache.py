@@ -24,18 +24,17 @@ from torch.nn import functional
 from vitrine.cache import cache_contents, prune, select_items
 from vitrine.config import Recipe, TransformSpec, named_transforms
 from vitrine.data import decoded_cache
-from vitrine.data.decode import BytesPicture, FilePicture, decode
+from vitrine.data.decode import BytesPicture, FilePicture, decode, full_size
 from vitrine.data.decoded_cache import (
     DecodedPicture,
     bytes_for,
     folder_for,
     reduced_size,
     remove_unfinished,
-    short_side,
 )
 from vitrine.data.sample_index import SampleIndex
 from vitrine.data.sources import open_data
-from vitrine.data.transforms import TrainTransform, full_size, random_resized_crop, warp_matrix
+from vitrine.data.transforms import TrainTransform, random_resized_crop, short_side, warp_matrix
 from vitrine.errors import PictureError
 from vitrine.io.file_names import temporary_path
 from vitrine.train.data import TrainingData, use_decoded_cache
@@ -143,6 +142,30 @@ def test_large_pictures_stay_within_the_stated_tolerance(spec: TransformSpec, ap
         outside.append(corners.sum())
         assert ours[corners].sum() <= 3 * 3 * corners.sum()
     assert (sum(outside) > 0) == (spec.rotation > 0)
+    reduced_error, whole = np.mean(errors, axis=0)
+    assert 0.05 < np.mean(between) < apart
+    assert reduced_error < whole + worse
+
+
+@pytest.mark.parametrize(
+    ("spec", "apart", "worse"),
+    [(dataclasses.replace(named_transforms("tfm1"), brightness=0.0), 4.5, 0.3), (UPRIGHT, 1.3, 0.8)],
+    ids=["rotated", "upright"],
+)
+def test_what_a_decoder_leaves_out_stays_within_the_stated_tolerance(
+    spec: TransformSpec, apart: float, worse: float
+) -> None:
+    """As above, of a picture that its decoder reduces to a quarter; what is drawn is drawn for the whole picture."""
+    size, data = 96, photograph(900, 700)
+    transform, direct = TrainTransform(spec, (size, size)), decode(data)
+    image = decode(data, short=transform.short)
+    assert (image.size, full_size(image)) == ((225, 175), (900, 700)) and transform.short <= 175
+    between, errors = [], []
+    for seed in range(6):
+        ours, theirs = (apply_transform(each, spec, size, seed).astype(float) for each in (image, direct))
+        best = ideal(direct, spec, size, seed)
+        between.append(np.abs(ours - theirs).mean())
+        errors.append((np.abs(ours - best).mean(), np.abs(theirs - best).mean()))
     reduced_error, whole = np.mean(errors, axis=0)
     assert 0.05 < np.mean(between) < apart
     assert reduced_error < whole + worse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from PIL import Image
 from support.inputs import square_input
 from support.paths import TESTS
 
-from vitrine.config import TransformSpec
+from vitrine.config import TransformSpec, named_transforms
 from vitrine.data.batch_plan import batch_count, epoch_order
-from vitrine.data.loader import Batch, PictureLoader, batches, normalise
+from vitrine.data.decode import BytesPicture, decode, full_size
+from vitrine.data.loader import Batch, PictureLoader, Transform, batches, load_batch, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform, TrainTransform
 from vitrine.errors import DataError, PictureError
@@ -273,3 +275,48 @@ def test_normalise_is_its_formula(dtype: torch.dtype) -> None:
     tolerance = {"rtol": 1e-2, "atol": 1e-2} if dtype is torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(result.double(), expected, **tolerance)
     assert pixels_BCHW.dtype == torch.uint8
+
+
+def test_large_jpegs_are_reduced_by_their_decoder_in_training_alone() -> None:
+    """As far as the smallest crop still has the input's pixels; anything else, and evaluation, is decoded whole."""
+    rng = np.random.default_rng(5)
+    smooth = Image.fromarray(rng.integers(0, 256, (5, 8, 3), dtype=np.uint8)).resize(
+        (400, 240), Image.Resampling.BICUBIC
+    )
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    jpeg, rotated, png = (encoded(smooth, *how) for how in (("JPEG",), ("JPEG", turned), ("PNG",)))
+    least = TrainTransform(TransformSpec(), (50, 50)).short  # 58 pixels: 240 / 4 is enough, an eighth is not
+    for data, short, size, full in (
+        (jpeg, least, (100, 60), (400, 240)),
+        (jpeg, 61, (200, 120), (400, 240)),
+        (jpeg, 120, (200, 120), (400, 240)),
+        (jpeg, 121, (400, 240), (400, 240)),
+        (jpeg, 0, (400, 240), (400, 240)),
+        (jpeg, 30, (50, 30), (400, 240)),
+        (rotated, least, (60, 100), (240, 400)),
+        (png, least, (400, 240), (400, 240)),
+    ):
+        image = decode(data, short=short)
+        assert (image.mode, image.size, full_size(image)) == ("RGB", size, full)
+        whole = decode(data).resize(size, Image.Resampling.BOX)
+        assert np.abs(np.asarray(image, float) - np.asarray(whole, float)).mean() < 2
+    with pytest.raises(PictureError, match="truncated"):
+        decode(jpeg[: len(jpeg) // 2], short=30)
+
+    def load(transform: Transform, data: bytes) -> torch.Tensor:
+        return load_batch([Sample("x", BytesPicture(data))], [3], transform, seed=0, epoch=1).pixels_BCHW
+
+    spec = named_transforms("tfm1")
+    small, exact = (TrainTransform(replace(spec, reduced_decoding=on), (50, 50)) for on in (True, False))
+    evaluation = EvalTransform(square_input(50))
+    difference = (load(small, jpeg).float() - load(exact, jpeg).float()).abs()
+    assert 0 < difference.mean() < 4
+    assert torch.equal(load(small, png), load(exact, png))
+    assert torch.equal(load(evaluation, jpeg)[0].permute(1, 2, 0), torch.from_numpy(evaluation(decode(jpeg))))
+
+
+def encoded(image: Image.Image, kind: str, exif: Image.Exif | None = None) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **({"exif": exif, "quality": 95} if exif else {"quality": 95} if kind == "JPEG" else {}))
+    return stream.getvalue()

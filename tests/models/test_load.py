@@ -18,8 +18,9 @@ from torch import nn
 from vitrine.config import TransformSpec
 from vitrine.errors import ModelError
 from vitrine.models import precision
+from vitrine.models.checkpoints import state_dict
 from vitrine.models.finetune import parameter_groups
-from vitrine.models.load import LoadedModel, input_spec, load_for_inference, load_model, training_input
+from vitrine.models.load import LoadedModel, _are_own, input_spec, load_for_inference, load_model, training_input
 from vitrine.models.reference import resolve_reference
 from vitrine.train.optimizer import make_optimizer
 from vitrine.train.settings import OptimizerSettings
@@ -290,6 +291,44 @@ def test_a_whole_file_is_loaded_without_a_random_number(name: str, changes: dict
     new = load_model(name, pretrained=str(tmp_path / "w.safetensors"), num_classes=9, model_args=args).module
     assert not torch.equal(torch.get_rng_state(), generator)  # a new head begins as timm begins it
     assert all(value.isfinite().all() for value in new.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_file_is_in_memory_once(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read becomes the model's own: no copy by timm, none into the model, and none of the file's mapping."""
+    path = tmp_path / "w.safetensors"
+    state = {name: value.to(dtype) for name, value in micro_weights(path).items()}
+    save_file(state, path)
+    tensors: dict[str, torch.Tensor] = {}
+    read = state_dict.read_safetensors
+    monkeypatch.setattr(state_dict, "read_safetensors", lambda file: tensors.update(read(file)) or tensors)
+    copies: list[torch.Tensor] = []
+    deepcopy = torch.Tensor.__deepcopy__
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda x, memo: copies.append(x) or deepcopy(x, memo))
+    module = load_model(VIT, pretrained=str(path), model_args=MICRO).module
+    parameters = dict(module.named_parameters())
+    assert {value.dtype for value in parameters.values()} == {torch.float32} and tensors.keys() == parameters.keys()
+    taken = [parameters[name].data_ptr() == value.data_ptr() for name, value in tensors.items()]
+    assert set(taken) == {dtype == torch.float32}  # of another dtype they are converted, as before
+    assert all(torch.equal(parameters[name], value.float()) for name, value in state.items())
+    assert not copies and not any("__deepcopy__" in vars(value) for value in tensors.values())
+    path.write_bytes(bytes(path.stat().st_size))  # the file is overwritten in its place
+    assert all(torch.equal(parameters[name], value.float()) for name, value in state.items())
+
+
+def test_tensors_that_share_memory_are_copied_apart() -> None:
+    """Two names for one memory, a part of something larger, another layout or dtype: the model has its own."""
+    shared, module = torch.ones(2, 2), nn.Linear(2, 2)
+    for tensors, are_own in (
+        ({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, True),
+        ({"weight": shared, "bias": shared[0]}, False),
+        ({"weight": shared.view(4)[:4].view(2, 2), "bias": torch.ones(3)[:2]}, False),
+        ({"weight": torch.ones(2, 2).t(), "bias": torch.ones(2)}, False),
+        ({"weight": torch.arange(6.0).view(3, 2)[:2].t(), "bias": torch.ones(2)}, False),
+        ({"weight": torch.ones(2, 2).half(), "bias": torch.ones(2).half()}, False),
+        ({"weight": torch.ones(2, 2), "bias": torch.ones(2).half()}, False),
+    ):
+        assert _are_own(module, tensors) == are_own
 
 
 def test_loading_leaves_torch_as_it_was(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from support.models import MICRO
+from timm.layers import trunc_normal_
 from torch import nn
 
 from vitrine.errors import ModelError
@@ -48,6 +49,9 @@ def test_only_random_numbers_are_left_out_and_only_within_the_block() -> None:
         for draw in draws:
             x = torch.full((2, 2), 0.5)
             assert draw(x) is x and torch.equal(x, torch.full((2, 2), 0.5)), draw
+        truncated, other = torch.full((2, 2), 0.5), torch.full((2, 2), 0.5)
+        assert trunc_normal_(truncated, std=0.02) is truncated and torch.equal(truncated, torch.full((2, 2), 0.5))
+        assert torch.equal(other.mul_(2).add_(1), torch.full((2, 2), 2.0))  # what nobody drew is computed
         assert nn.Linear(2, 3).weight.shape == (3, 2)
         assert torch.equal(tensor().zero_(), torch.zeros(4))
         assert torch.equal(nn.init.constant_(tensor(), 3), torch.full((4,), 3.0))

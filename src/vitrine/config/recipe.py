@@ -149,6 +149,9 @@ class TransformSpec:
             is not square); for pictures that have no up, as those from the air or through a microscope.
         brightness, contrast, saturation: each factor is uniform in [max(0, 1 - x), 1 + x]; 0 is off.
         erase: probability that one random rectangle is replaced by noise.
+        reduced_decoding: whether the decoder may leave out frequencies of large JPEGs that no crop shows, where a
+            classifier is trained: a picture comes at a half, a quarter or an eighth of its size where the smallest crop
+            still has as many pixels as the model's input.
         mean, std: normalisation per channel on a 0-to-1 scale; None takes the model's own.
         eval_crop: share of the resized picture that evaluation keeps, cut out of its centre.
         crop_mode: how evaluation resizes a picture to image_size / eval_crop: ``center`` by its short side, ``squash``
@@ -168,6 +171,7 @@ class TransformSpec:
     contrast: float = 0.0
     saturation: float = 0.0
     erase: float = 0.0
+    reduced_decoding: bool = True
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     eval_crop: float = 1.0
@@ -182,8 +186,17 @@ class TransformSpec:
         require_range("transforms.crop_ratio", self.crop_ratio, 0.1, 10)
         for name in ("flip", "turn", "erase"):
             require_number(f"transforms.{name}", getattr(self, name), 0, 1)
+        if not isinstance(self.reduced_decoding, bool):
+            raise invalid_value("transforms.reduced_decoding", self.reduced_decoding, "true or false")
         for name in ("brightness", "contrast", "saturation"):
             require_number(f"transforms.{name}", getattr(self, name), 0)
+        self._check_normalisation()
+        require_number("transforms.eval_crop", self.eval_crop, 0, 1, open_low=True)
+        for name, choices in (("crop_mode", CROP_MODES), ("interpolation", tuple(RESIZE_FILTERS))):
+            if getattr(self, name) is not None:
+                require_choice(f"transforms.{name}", getattr(self, name), choices)
+
+    def _check_normalisation(self) -> None:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is None:
@@ -192,10 +205,6 @@ class TransformSpec:
                 raise invalid_value(f"transforms.{name}", values, "three numbers, one a channel")
             for value in values:
                 require_number(f"transforms.{name}", value, 0, open_low=name == "std")
-        require_number("transforms.eval_crop", self.eval_crop, 0, 1, open_low=True)
-        for name, choices in (("crop_mode", CROP_MODES), ("interpolation", tuple(RESIZE_FILTERS))):
-            if getattr(self, name) is not None:
-                require_choice(f"transforms.{name}", getattr(self, name), choices)
 
     @property
     def is_random(self) -> bool:

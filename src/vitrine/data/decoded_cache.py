@@ -19,10 +19,8 @@ from typing import Any
 
 from PIL import Image
 
-from vitrine.config import TransformSpec
-from vitrine.data.decode import decode
+from vitrine.data.decode import decode, with_full_size
 from vitrine.data.samples import Picture
-from vitrine.data.transforms import with_full_size
 from vitrine.io.file_names import temporary_path
 from vitrine.io.files import remove_unfinished as remove_unfinished_files
 from vitrine.io.hub_cache import DECODED, cache_folder
@@ -35,21 +33,6 @@ _CHANNELS = 4  # red, green, blue and one that is not used: Pillow's own layout,
 _MAX_REDUCED_SCALE = math.sqrt(0.5)  # pictures are reduced where that leaves half of their pixels or fewer
 
 _verified_paths: set[str] = set()  # files whose bytes this process has added up
-
-
-def short_side(spec: TransformSpec, size: int) -> int:
-    """The short side that pictures are reduced to, in pixels.
-
-    The smallest crop that the transforms draw, of a share s of the area and of width over height r, has a shorter side
-    of at least sqrt(s · min(r, 1/r)) of the picture's. Reduced to this, it still has as many pixels as the model's
-    input, so that no crop is magnified which the full picture would not magnify.
-
-    Args:
-        spec: the random changes of training.
-        size: the longer side of the model's input, pixels.
-    """
-    low, high = spec.crop_ratio
-    return math.ceil(size / math.sqrt(spec.crop_scale[0] * min(low, 1 / high)))
 
 
 def reduced_size(width: int, height: int, short: int) -> tuple[int, int]:
@@ -102,7 +85,7 @@ class DecodedPicture:
         return self.picture.read_bytes()
 
     def decode(self) -> Image.Image:
-        """Upright, 8 bits a channel, mode "RGBX", perhaps reduced: see :func:`vitrine.data.transforms.full_size`.
+        """Upright, 8 bits a channel, mode "RGBX", perhaps reduced: see :func:`vitrine.data.decode.full_size`.
 
         Raises:
             PictureError: it is not kept yet and cannot be read.

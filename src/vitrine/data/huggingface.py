@@ -18,9 +18,8 @@ import pyarrow.parquet
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
-from PIL import Image
 
-from vitrine.data.decode import FilePicture, decode
+from vitrine.data.decode import EncodedPicture, FilePicture
 from vitrine.data.ignored_files import is_ignored_path
 from vitrine.data.image_folder import SPLIT_NAMES, class_name, ordered_labels
 from vitrine.data.manifest import LABEL_COLUMNS
@@ -75,7 +74,7 @@ def is_picture_struct(kind: pyarrow.DataType) -> bool:
 
 
 @dataclass(frozen=True)
-class HubPicture:
+class HubPicture(EncodedPicture):
     """One cell of an image column, read when asked for."""
 
     rows: Any  # datasets.Dataset with the image column alone, not decoded
@@ -94,10 +93,6 @@ class HubPicture:
         if cell and cell.get("path"):
             return FilePicture(Path(cell["path"])).read_bytes()
         raise PictureError("the row holds no picture")
-
-    def decode(self) -> Image.Image:
-        """Upright 8-bit RGB; see :func:`vitrine.data.decode.decode`."""
-        return decode(self.read_bytes())
 
 
 def open_hub(name: str, reference: str, options: Mapping[str, str]) -> Dataset:

@@ -19,7 +19,9 @@ from PIL import Image
 from torch.utils import data as torch_data
 
 from vitrine.data.batch_plan import BatchShard, SampleBatch, batch_count, draw_numbers, epoch_order
-from vitrine.data.samples import Sample
+from vitrine.data.decode import EncodedPicture
+from vitrine.data.samples import Picture, Sample
+from vitrine.data.transforms import TrainTransform
 from vitrine.errors import DataError, PictureError
 
 
@@ -99,6 +101,13 @@ def sample_rng(seed: int, epoch: int, index: int, draw: int = 0) -> np.random.Ge
     return np.random.default_rng(np.random.SeedSequence((seed, epoch, index, draw) if draw else (seed, epoch, index)))
 
 
+def _decode(picture: Picture, transform: Transform) -> Image.Image:
+    """The picture, as small as its decoder makes it and training may have it; for evaluation always whole."""
+    if isinstance(picture, EncodedPicture) and isinstance(transform, TrainTransform):
+        return picture.decode(transform.short)
+    return picture.decode()
+
+
 def load_batch(
     samples: Sequence[Sample],
     indices: Sequence[int],
@@ -125,7 +134,7 @@ def load_batch(
     unreadable: list[tuple[int, str]] = []
     for index, sample, draw in zip(indices, samples, draws or [0] * len(samples), strict=True):
         try:
-            pixels_HWC = transform(sample.picture.decode(), sample_rng(seed, epoch, index, draw))
+            pixels_HWC = transform(_decode(sample.picture, transform), sample_rng(seed, epoch, index, draw))
             if stack_BHWC is not None:
                 stack_BHWC[len(readable)] = pixels_HWC
             else:

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from vitrine.config import TransformSpec
 from vitrine.config.preprocessing import RESIZE_FILTERS, InputSpec
+from vitrine.data.decode import full_size
 
 _SMOOTH_BELOW = 0.75  # source pixels per output pixel: the picture is magnified, and single samples would show as steps
 _LONGEST_STRIDE = 1.2  # source pixels between samples: above one, some pixels of the source go unseen
 _LAST_SHRINK = 1.5  # source pixels per output pixel that block averaging leaves to the last step: see _reduce
-_FULL_SIZE = ("vitrine", "full size")  # no text, as the keys that files bring are
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,6 @@ def warp_matrix(width: int, height: int, angle: float, box: Box, flip: bool, siz
         cosine * down,
         sine * x + cosine * y + height / 2,
     )
-
-
-def with_full_size(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image itself, marked as a reduced copy of a picture of this width and height."""
-    image.info[_FULL_SIZE] = size  # type: ignore[index]
-    return image
-
-
-def full_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of the picture that an image is a reduced copy of; of others its own."""
-    size: tuple[int, int] = image.info.get(_FULL_SIZE, image.size)  # type: ignore[arg-type]
-    return size
 
 
 def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int | tuple[int, int]) -> np.ndarray:
@@ -225,6 +213,21 @@ class TrainChange:
     noise_seed: int
 
 
+def short_side(spec: TransformSpec, size: int) -> int:
+    """The short side that pictures may be reduced to, in pixels.
+
+    The smallest crop that the transforms draw, of a share s of the area and of width over height r, has a shorter side
+    of at least sqrt(s · min(r, 1/r)) of the picture's. Reduced to this, it still has as many pixels as the model's
+    input, so that no crop is magnified which the full picture would not magnify.
+
+    Args:
+        spec: the random changes of training.
+        size: the longer side of the model's input, pixels.
+    """
+    low, high = spec.crop_ratio
+    return math.ceil(size / math.sqrt(spec.crop_scale[0] * min(low, 1 / high)))
+
+
 class TrainTransform:
     """The random changes of a training picture: rotation, crop, mirror, quarter turns, colour, erasing; in this order.
 
@@ -239,6 +242,7 @@ class TrainTransform:
     def __init__(self, spec: TransformSpec, size: tuple[int, int]) -> None:
         self.spec = spec
         self.size = size
+        self.short = short_side(spec, max(size)) if spec.reduced_decoding else 0  # see vitrine.data.decode.decode
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         """Draw the changes from ``rng`` and apply them.

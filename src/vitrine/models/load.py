@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -349,7 +350,8 @@ def _load_checkpoint(
     # Where the file has every weight, and a missing one is an error, none is drawn at random before. timm reads .npz by
     # itself, without a report.
     is_whole = not (has_new_head or skip or checkpoint.is_npz)
-    with collect_load_reports() as reports, NoRandomValues() if is_whole else nullcontext():
+    may_take = checkpoint.path.suffix == ".safetensors"  # which is read into memory; what torch.load gives is mapped
+    with collect_load_reports(take_tensors=may_take) as reports, NoRandomValues() if is_whole else nullcontext():
         module = _create_module(reference, cfg, args, checkpoint, skip)
     require_vision_transformer(module, reference.text)
     check_load_reports(reports, checkpoint, module, may_be_new=(*heads, *skip) if has_new_head else skip)
@@ -404,16 +406,18 @@ def _norm_is_of_head(checkpoint: ConvertedCheckpoint) -> bool:
 
 
 @contextmanager
-def collect_load_reports() -> Iterator[list[Any]]:
+def collect_load_reports(*, take_tensors: bool = False) -> Iterator[list[Any]]:
     """Collect what every ``load_state_dict`` inside the block finds missing or unexpected.
 
     timm itself stops being strict where the number of classes differs: half of another model would go unnoticed.
+    With ``take_tensors``, tensors that nobody else holds become the model's own in place of being copied into it.
     """
     original = nn.Module.load_state_dict
     reports: list[Any] = []
 
     def load(self: nn.Module, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ARG001
-        reports.append(original(self, state_dict, strict=False, assign=assign))
+        may_take = take_tensors and _are_own(self, state_dict)
+        reports.append(original(self, state_dict, strict=False, assign=assign or may_take))
         return reports[-1]
 
     nn.Module.load_state_dict = load  # type: ignore[method-assign]
@@ -421,6 +425,18 @@ def collect_load_reports() -> Iterator[list[Any]]:
         yield reports
     finally:
         nn.Module.load_state_dict = original  # type: ignore[method-assign]
+
+
+def _are_own(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether all tensors are of the module's kind, and each has memory of its own."""
+    kinds = {(each.dtype, each.device) for each in module.parameters()}
+    storages = [each.untyped_storage() for each in tensors.values()]
+    return (
+        {(each.dtype, each.device) for each in tensors.values()} == kinds
+        and all(each.is_contiguous() for each in tensors.values())
+        and [storage.nbytes() for storage in storages] == [each.nbytes for each in tensors.values()]
+        and len({storage.data_ptr() for storage in storages}) == len(storages)
+    )
 
 
 def check_load_reports(
@@ -555,9 +571,10 @@ def _create_module(
         _require_plausible(reference, args, checkpoint)
         cfg = cfg | {"state_dict": _state_dict(checkpoint, cfg, args, skip)}
     try:
-        module: nn.Module = create_timm_model(
-            reference.architecture, pretrained=checkpoint is not None, pretrained_cfg=cfg, **args
-        )
+        with _without_deep_copies(cfg.get("state_dict", {})):
+            module: nn.Module = create_timm_model(
+                reference.architecture, pretrained=checkpoint is not None, pretrained_cfg=cfg, **args
+            )
     except Exception as error:  # arguments and files from outside: timm checks neither before it uses them
         raise _creation_error(error, reference, cfg, args, checkpoint) from error
     for name in ("state_dict", "file"):
@@ -619,6 +636,22 @@ def _explain_names(
     in_model = {name for name in module.state_dict() if name.rpartition(".")[0] not in heads}
     in_file = {name for name in shapes if name.rpartition(".")[0] not in heads}
     return explain_mismatch(sorted(in_model - in_file), sorted(in_file - in_model), (count_blocks(shapes), depth))
+
+
+@contextmanager
+def _without_deep_copies(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Have deep copies of these tensors be themselves: timm copies descriptions of weights, and these with them."""
+    for each in tensors.values():
+        each.__deepcopy__ = partial(_itself, each)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for each in tensors.values():
+            del each.__deepcopy__
+
+
+def _itself(tensor: torch.Tensor, _memo: dict[int, Any]) -> torch.Tensor:
+    return tensor
 
 
 def _state_dict(

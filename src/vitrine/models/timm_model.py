@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -40,14 +42,24 @@ class NoRandomValues(TorchFunctionMode):
     memory, so that the caller has to see that nothing is missing. The state of the random generators does not move.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._random_tensors: dict[int, weakref.ref[torch.Tensor]] = {}
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in _RANDOM:
-            return args[0] if args else kwargs["tensor"]  # torch.nn.init passes its arguments by name
+        name = getattr(func, "__name__", "")
+        if name in _RANDOM:
+            tensor: torch.Tensor = args[0] if args else kwargs["tensor"]  # torch.nn.init passes its arguments by name
+            self._random_tensors[id(tensor)] = weakref.ref(tensor)
+            return tensor
+        if name in _SCALING and id(args[0]) in self._random_tensors and self._random_tensors[id(args[0])]() is args[0]:
+            return args[0]  # untouched memory takes no room until the weights come
         return func(*args, **(kwargs or {}))
 
 
 # Of tensors and of torch.nn.init. erfinv_ makes a normal distribution of an even one.
 _RANDOM = ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_", "erfinv_")
+_SCALING = ("mul_", "add_", "clamp_")  # what makes a truncated normal distribution of it then
 
 _SIZES = ("depth", "embed_dim", "img_size", "in_chans", "mlp_ratio", "num_classes", "num_heads", "patch_size")
 

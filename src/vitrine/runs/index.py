@@ -138,7 +138,7 @@ _FILES_READ = (
     "timings.jsonl",
 )
 _CLOCK_SECONDS = 2.0  # seconds: the coarsest clock of a file system in use, by which two writes may have one time
-_FORMAT = 2
+_FORMAT = 3
 
 
 def read_summaries(runs: Mapping[str, RunFolder], read: RecordReader = read_record) -> tuple[RunSummary, ...]:

@@ -14,7 +14,7 @@ from vitrine.config.recipe import invalid_value
 from vitrine.data.batch_plan import BatchShard, SampleBatch
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.class_names import read_class_names, rename_classes
-from vitrine.data.decoded_cache import DecodedPicture, bytes_for, folder_for, remove_unfinished, short_side
+from vitrine.data.decoded_cache import DecodedPicture, bytes_for, folder_for, remove_unfinished
 from vitrine.data.loader import PictureLoader, load_batch
 from vitrine.data.perceptual_hash import BITS
 from vitrine.data.sample_index import SampleIndex, index_samples
@@ -27,6 +27,7 @@ from vitrine.data.training_copies import (
     find_training_copies,
     signature_to_text,
 )
+from vitrine.data.transforms import short_side
 from vitrine.errors import DataError, RunError
 from vitrine.io.hub_cache import DECODED_FROM, note_use
 from vitrine.results import MULTI_LABEL, Progress, count_of, none_readable

@@ -18,12 +18,13 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.models import MICRO
 
 from vitrine.errors import ModelError
+from vitrine.models.checkpoints import state_dict
 from vitrine.models.checkpoints.registry import convert, describe
-from vitrine.models.checkpoints.state_dict import open_weights
+from vitrine.models.checkpoints.state_dict import open_weights, read_safetensors
 from vitrine.models.load import load_model
 
 HUGE = 1 << 40
@@ -36,6 +37,24 @@ def expect_error(path: Path, match: str = "") -> str:
     message = str(error.value)
     assert str(path) in message and len(message.splitlines()) == 2 and len(message) < 900
     return message
+
+
+def test_safetensors_are_read_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = torch.Generator().manual_seed(0)
+    saved = {
+        f"t{i}": torch.randn(i, 3, generator=rng).to(kind) for i, kind in enumerate([torch.float32, torch.bfloat16] * 4)
+    }
+    save_file(saved | {"scalar": torch.tensor(7)}, tmp_path / "w.safetensors")
+    for size in (1, 40, 1 << 20):
+        monkeypatch.setattr(state_dict, "_MAPPED_BYTES", size)
+        tensors = read_safetensors(tmp_path / "w.safetensors")
+        theirs = load_file(tmp_path / "w.safetensors")
+        assert tensors.keys() == theirs.keys() == {*saved, "scalar"}
+        assert all(value.dtype == theirs[name].dtype for name, value in tensors.items())
+        assert all(torch.equal(value, theirs[name]) for name, value in tensors.items())
+        assert all(value.untyped_storage().nbytes() == value.nbytes for value in tensors.values())
+    save_file({}, tmp_path / "empty.safetensors")
+    assert read_safetensors(tmp_path / "empty.safetensors") == {}
 
 
 def legacy(path: Path, content: object) -> Path:

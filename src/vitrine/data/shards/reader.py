@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from PIL import Image
-
-from vitrine.data.decode import EXTENSIONS, BytesPicture, UnreadablePicture, decode
+from vitrine.data.decode import EXTENSIONS, BytesPicture, EncodedPicture, UnreadablePicture
 from vitrine.data.ignored_files import is_ignored_path
 from vitrine.data.samples import Sample, clean_caption
 from vitrine.data.shards.index import CONNECTION_ERRORS, INDEX, ReceivedFile, Shard, open_location
@@ -29,7 +27,7 @@ from vitrine.io.untrusted_files import open_regular_file, parse_json
 
 
 @dataclass(frozen=True)
-class ShardPicture:
+class ShardPicture(EncodedPicture):
     """A picture in a shard on this machine: ``size`` bytes of the tar file from ``offset`` on, read at every call."""
 
     path: Path
@@ -55,10 +53,6 @@ class ShardPicture:
         if len(data) < self.size:
             raise PictureError(f"truncated: {self.path.name} ends before its picture does")
         return data
-
-    def decode(self) -> Image.Image:
-        """Upright 8-bit RGB; see :func:`vitrine.data.decode.decode`."""
-        return decode(self.read_bytes())
 
 
 MAX_SHARD_PICTURE_BYTES = limit("MAX_SHARD_PICTURE_BYTES", 64 << 20)

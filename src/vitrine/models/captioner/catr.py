@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vitrine.errors import ModelError, WeightsUnavailableError, error_summary
@@ -25,6 +24,7 @@ from vitrine.models.captioner.config import catr_config
 from vitrine.models.captioner.inference import prepare_for_prediction
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.checkpoints.pickle_file import UnsafePickleError, load_pickle, scan_pickle
+from vitrine.models.checkpoints.state_dict import read_safetensors
 from vitrine.results import Progress
 
 # Prefix of a published name, and ours. Every published name begins with exactly one of them.
@@ -110,7 +110,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> Any:
     try:
-        return load_file(path)
+        return read_safetensors(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise _damage_error(path, error) from error
 
@@ -161,8 +161,9 @@ def _rename_and_check(
         differences = "; ".join(fault for fault in faults if fault)
         count = len(model_state)
         raise ModelError(f"{path} does not fit the published captioner's {count} weights: {differences}.\n{_EXPECTED}")
-    # Copied, since a file that is mapped into memory may be replaced while the model lives.
-    return {name: matches[name].detach().to(torch.float32, copy=True).contiguous() for name in model_state}
+    # What torch.load gives is mapped: copied, since the file may be replaced while the model lives.
+    is_mapped = path.suffix != ".safetensors"
+    return {name: matches[name].detach().to(torch.float32, copy=is_mapped).contiguous() for name in model_state}
 
 
 def _list_names(fault: str, names: list[str]) -> str:

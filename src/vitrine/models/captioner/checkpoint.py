@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from vitrine.config.preprocessing import CaptionInput
 from vitrine.errors import ModelError, error_summary
@@ -18,6 +18,7 @@ from vitrine.io.untrusted_files import read_json
 from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.captioner_folder import ARCHITECTURE, CONFIG, VOCABULARY, WEIGHTS
+from vitrine.models.checkpoints.state_dict import read_safetensors
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def load_captioner_checkpoint(folder: Path) -> CaptionerCheckpoint:
         if not (folder / name).is_file():
             raise ModelError(f"{folder} is not a whole captioner: it has no {name}.")
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = read_safetensors(folder / WEIGHTS)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{folder / WEIGHTS} is damaged or is not a safetensors file ({error}).") from error
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced

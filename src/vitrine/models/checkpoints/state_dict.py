@@ -15,7 +15,6 @@ from typing import IO, Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vitrine.errors import ModelError
@@ -42,6 +41,7 @@ _Rename = Callable[[Mapping[str, Any]], dict[str, str]]
 """From names of tensors in a file to those that they are given."""
 _UNPACKING = 50  # an archive that unpacks to more times its size holds no weights
 _NPZ_HEADER_BYTES = 10_000
+_MAPPED_BYTES = 16 << 20  # of a file of tensors that are mapped at a time; a map costs the parsing of its header
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,28 @@ def _open_safetensors(path: Path, rename: _Rename) -> StateDictFile:
     return StateDictFile(
         path,
         {names[name]: shape for name, shape in shapes.items()},
-        read=lambda: {names[name]: value for name, value in load_file(path).items()},
+        read=lambda: {names[name]: value for name, value in read_safetensors(path).items()},
     )
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file in memory of their own, each by itself.
+
+    The library's own reader maps the file: a model would go on reading a file that may be replaced, and a copy of it
+    would stand in memory beside the file's pages until the last tensor is copied. Here a part at a time is mapped.
+    """
+    tensors: dict[str, Tensor] = {}
+    with safe_open(path, framework="pt") as header:
+        names = list(header.offset_keys())
+    while len(tensors) < len(names):
+        size = 0
+        with safe_open(path, framework="pt") as part:
+            for name in names[len(tensors) :]:
+                tensors[name] = part.get_tensor(name).clone()
+                size += tensors[name].nbytes
+                if size >= _MAPPED_BYTES:
+                    break
+    return tensors
 
 
 def _open_parts(path: Path, rename: _Rename) -> StateDictFile:
