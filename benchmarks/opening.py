@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,6 @@ from pathlib import Path
 import torch
 from harness.peak_memory import field_kib, own_peak_mib
 
-HERE = Path(__file__).parent
 ARCHITECTURE = "vit_base_patch16_224"
 PICTURES, WORDS, SIDE = 4, 5, 299
 CLOSE = 1e-3  # between logits of two tools in float32
@@ -169,7 +167,7 @@ def measure(folder: Path) -> dict[str, Opened]:
     rows = {}
     for name in TOOLS:
         command = [sys.executable, __file__, "--child", name, str(folder)]
-        done = subprocess.run(command, cwd=HERE, env=dict(os.environ), check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rows[name] = Opened(**json.loads(done.stdout.splitlines()[-1]))
     return rows
 
