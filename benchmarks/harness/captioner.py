@@ -67,10 +67,21 @@ class CaptionerWork:
             self.models[precision].encode(self.pictures[:1])
         return 1
 
-    def words_alone(self, encoder_output: EncoderOutput) -> int:
-        """Captions of pictures that are encoded, in float32 whatever the pictures are in."""
-        with torch.inference_mode():
-            return len(final_captions(greedy(self.models["fp32"], encoder_output, max_tokens=self.words)))
+    def words_alone(self, encoder_output: EncoderOutput, *, guessed_ahead: bool = True) -> int:
+        """Captions of pictures that are encoded, in float32 whatever the pictures are in.
+
+        Args:
+            encoder_output: of the pictures.
+            guessed_ahead: whether words of one picture may be guessed ahead, as they are elsewhere.
+        """
+        model = self.models["fp32"]
+        guesser = model.guesser
+        try:
+            model.guesser = guesser if guessed_ahead else None
+            with torch.inference_mode():
+                return len(final_captions(greedy(model, encoder_output, max_tokens=self.words)))
+        finally:
+            model.guesser = guesser
 
     def greedy(self, precision: str, pictures: Sequence[Tensor]) -> tuple[DecodedCaption, ...]:
         """These pictures' captions, in one batch."""

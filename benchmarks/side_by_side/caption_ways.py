@@ -50,6 +50,8 @@ class Ways(CaptionerWork):
             }
         with torch.inference_mode():
             encoder_output = self.models["fp32"].encode(self.pictures)
-        ways["words alone, one picture"] = lambda: self.words_alone(encoder_output.select_rows([0]))
+        one = encoder_output.select_rows([0])
+        ways["words alone, one picture"] = lambda: self.words_alone(one)
+        ways["words alone, one picture, none guessed"] = lambda: self.words_alone(one, guessed_ahead=False)
         ways[f"words alone, batch of {self.batch}"] = lambda: self.words_alone(encoder_output)
         return ways
