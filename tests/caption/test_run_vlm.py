@@ -181,7 +181,7 @@ def test_faults_are_said(
         (("MODEL", "PICTURE", QUESTION, "--max-pieces", "2000"), "--max-pieces 610"),
         (("MODEL", "PICTURE", QUESTION, "-o", "answer.gif"), "ends in .png or .svg"),
         (("MODEL", "FOLDER", QUESTION), "is a folder"),
-        (("BLIP", "PICTURE", QUESTION), "takes no prompt"),
+        (("VIT-BERT", "PICTURE", QUESTION), "takes no prompt"),
     ],
 )
 def test_questions_that_cannot_be_asked(
@@ -194,9 +194,10 @@ def test_questions_that_cannot_be_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if "BLIP" in arguments:
-        save_tiny("blip", tmp_path / "blip")
-    stand_ins = {"MODEL": model, "PICTURE": pictures / "girl.png", "FOLDER": pictures, "BLIP": tmp_path / "blip"}
+    other = tmp_path / "vit-bert"
+    if "VIT-BERT" in arguments:
+        save_tiny("vit-bert", other)
+    stand_ins = {"MODEL": model, "PICTURE": pictures / "girl.png", "FOLDER": pictures, "VIT-BERT": other}
     status, _, err = vitrine_command("ask", *(stand_ins.get(each, each) for each in arguments))
     assert status == 2, err
     assert sentence in err

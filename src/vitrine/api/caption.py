@@ -77,7 +77,8 @@ def caption(
             pictures two batches are held at most.
         out: the folder for figures and captions.csv; None keeps captions in memory, as the result's ``captions``, which
             draw themselves, and so keep their photographs.
-        prompt: what a vision-language model is asked of every picture; None asks for a caption, in its own words.
+        prompt: what a vision-language model is asked of every picture; None asks for a caption, in its own words. Of a
+            BLIP or GIT: words that its captions go on from.
         arch: catr, where ``model`` is a weights file.
         vocab: of the published captioner, its vocab.txt.
         beams: of beam search; 1 is greedy.

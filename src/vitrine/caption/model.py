@@ -46,6 +46,8 @@ class Captioner:
         notes: sentences on which files are in use.
         folder: of the run that it is; None of others.
         reference: that it was opened by.
+        prompt: the words that captions go on from, of a BLIP or GIT; "" where they begin by themselves. What a
+            vision-language model is asked is of its transform.
     """
 
     module: Any
@@ -57,6 +59,7 @@ class Captioner:
     notes: tuple[str, ...]
     folder: Path | None = None
     reference: str = ""
+    prompt: str = ""
 
     @property
     def attention(self) -> str:
@@ -93,10 +96,17 @@ class Captioner:
         if prompt is None and not relative and query_layers == "mean" and not prompt_maps:
             return self
         if not isinstance(self.transform, PromptTransform):
-            raise UsageError(
-                "This captioner takes no prompt: it says what is on a picture and answers no questions.\n"
-                "Leave --prompt, --relative and --prompt-maps out, or give a vision-language model."
-            )
+            if not getattr(self.module, "takes_prompt", False):
+                raise UsageError(
+                    "This captioner takes no prompt: it says what is on a picture and answers no questions.\n"
+                    "Leave --prompt, --relative and --prompt-maps out, or give a vision-language model."
+                )
+            if relative or prompt_maps or prompt is None:
+                raise UsageError(
+                    "Maps relative to a neutral prompt, and maps of the prompt's words, are of vision-language models.\n"
+                    "Leave --relative and --prompt-maps out."
+                )
+            return self._going_on_from(prompt)
         if prompt_maps and not self.module.has_prompt_maps:
             raise UsageError(
                 f"The prompt's words have no maps in {self.reference or 'this model'}: its encoder reads picture and "
@@ -104,6 +114,22 @@ class Captioner:
             )
         changes: dict[str, Any] = {"prompt": prompt, "is_relative": relative, "query_layers": query_layers}
         return replace(self, transform=replace(self.transform, **changes, has_prompt_maps=prompt_maps))
+
+    def _going_on_from(self, prompt: str) -> Captioner:
+        """The captioner whose captions go on from a text, as the library's ``generate`` goes on from ``input_ids``."""
+        ids, most = self.vocabulary.encode(prompt.strip()), self.module.spec.max_length - 2
+        if not ids:
+            raise UsageError("The prompt is empty: give words to go on from, or leave it out for a caption.")
+        signs = {self.module.start, self.module.end, self.module.pad}.intersection(ids)
+        if signs:
+            sign = self.vocabulary.token(min(signs))
+            raise UsageError(f"The prompt holds {sign}, which begins or ends this captioner's captions: leave it out.")
+        if len(ids) > most:
+            raise UsageError(
+                f"The prompt has {count_of(len(ids), 'word piece')}, and this captioner has positions for {most}: give a "
+                "shorter one."
+            )
+        return replace(self, module=self.module.with_prompt(ids), prompt=prompt.strip())
 
 
 def open_captioner(

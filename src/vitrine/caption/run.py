@@ -394,7 +394,7 @@ def prepare_word_maps(
         ),
         notes=_figure_notes(picture, captioner, sinks.sentence(settings.without_sinks) if sinks else ""),
         model=model,
-        question=captioner.question or "",
+        question=captioner.question or captioner.prompt,
     )
     scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
     if picture.prompt is None:
@@ -406,7 +406,8 @@ def prepare_word_maps(
 
 
 def _figure_notes(picture: CaptionedPicture, captioner: Captioner, of_sinks: str) -> tuple[str, ...]:
-    question = "" if captioner.question is None else f"Asked: {captioner.question}"
+    question = f"Goes on from: {captioner.prompt}" if captioner.prompt else ""
+    question = question if captioner.question is None else f"Asked: {captioner.question}"
     return tuple(filter(None, (question, picture.caption.length_note, of_sinks)))
 
 

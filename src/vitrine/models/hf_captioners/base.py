@@ -6,12 +6,13 @@ image's grid, row by row, S words so far, E channels of one head, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Self
 
 import torch
 from packaging.version import Version
@@ -61,9 +62,12 @@ class HFCaptioner(nn.Module, ABC):
         spec: its special tokens and sizes.
         vocabulary: of its token ids; None until it is assigned.
         attention: what the maps are of, in words for a figure.
+        takes_prompt: whether its captions can go on from words that are given.
+        prompt: ids of these words, without the start; empty where captions begin by themselves.
     """
 
     attention = "cross-attention"
+    takes_prompt = False
 
     def __init__(self, library: Any, model: nn.Module, spec: CaptionerSpec) -> None:
         super().__init__()
@@ -71,7 +75,18 @@ class HFCaptioner(nn.Module, ABC):
         self.spec = spec
         self.start, self.end, self.pad, self.max_length = spec.start, spec.end, spec.pad, spec.max_length
         self.vocabulary: Any = None
+        self.prompt: tuple[int, ...] = ()
         self._library = library
+
+    def with_prompt(self, ids: Sequence[int]) -> Self:
+        """The same captioner, whose captions go on from words: they stand between the start and what it says.
+
+        Args:
+            ids: of the words, without the start; fewer than the positions that it has, less two.
+        """
+        captioner = copy.copy(self)  # which has the same modules
+        captioner.prompt, captioner.max_length = tuple(ids), self.spec.max_length - len(ids)
+        return captioner
 
     @abstractmethod
     def encode_image(self, pixels_B3HW: Tensor) -> Any:
@@ -149,14 +164,20 @@ class HFCaptioner(nn.Module, ABC):
                 "" if past is None else f" and a state of {past.rows}"
             )
             raise ValueError(f"Words of {count_of(batch, 'row')} do not go with {rows}.")
-        used = 0 if past is None else past.length
-        if used + words > self.max_length:
-            raise ValueError(f"This captioner has {self.max_length} positions; {used + words} are asked for.")
+        used, prompt = (0, self.prompt) if past is None else (past.length, ())
+        if used + len(prompt) + words > self.spec.max_length:
+            raise ValueError(
+                f"This captioner has {self.spec.max_length} positions; {used + len(prompt) + words} are asked for."
+            )
+        if prompt:
+            prompt_BQ = torch.tensor(prompt, device=ids_BT.device).expand(batch, -1)
+            ids_BT = torch.cat([ids_BT[:, :1], prompt_BQ, ids_BT[:, 1:]], 1)
         device = next(self.model.parameters()).device
         logits_BTV, attention, past = self.decode(ids_BT.to(device), encoder_output.features, past)
-        cells_LBHTK = torch.stack([layer_BHTN[..., self.spec.prefix_tokens :] for layer_BHTN in attention]).float()
+        first = self.spec.prefix_tokens
+        cells_LBHTK = torch.stack([layer_BHTN[..., len(prompt) :, first:] for layer_BHTN in attention]).float()
         total_LBHT1 = cells_LBHTK.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        return logits_BTV.float(), cells_LBHTK / total_LBHT1, past
+        return logits_BTV[:, len(prompt) :].float(), cells_LBHTK / total_LBHT1, past
 
     def cache(self, layers: Layers) -> Any:
         """The library's cache with these keys and values; see :func:`cache_of`."""

@@ -145,6 +145,8 @@ def encoder_decoder_captioner(
 class BlipCaptioner(CrossAttentionCaptioner):
     """``BlipForConditionalGeneration``. Maps are of the text decoder's cross-attention; the class token is left out."""
 
+    takes_prompt = True
+
     @property
     def decoder(self) -> Any:
         """The text decoder."""

@@ -21,6 +21,7 @@ class GitCaptioner(HFCaptioner):
     token and to the words so far is left out."""
 
     attention = "self-attention to the image"
+    takes_prompt = True
 
     def encode_image(self, pixels_B3HW: Tensor) -> Layers:
         """Keys and values of the image's tokens in every layer. Image tokens attend to one another and to no word, so
