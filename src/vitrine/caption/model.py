@@ -103,7 +103,7 @@ class Captioner:
                 )
             if relative or prompt_maps or prompt is None:
                 raise UsageError(
-                    "Maps relative to a neutral prompt, and maps of the prompt's words, are of vision-language models.\n"
+                    "Maps relative to a neutral prompt and of the prompt's words are of vision-language models.\n"
                     "Leave --relative and --prompt-maps out."
                 )
             return self._going_on_from(prompt)
@@ -126,8 +126,8 @@ class Captioner:
             raise UsageError(f"The prompt holds {sign}, which begins or ends this captioner's captions: leave it out.")
         if len(ids) > most:
             raise UsageError(
-                f"The prompt has {count_of(len(ids), 'word piece')}, and this captioner has positions for {most}: give a "
-                "shorter one."
+                f"The prompt has {count_of(len(ids), 'word piece')}, and this captioner has positions for {most}: give "
+                "a shorter one."
             )
         return replace(self, module=self.module.with_prompt(ids), prompt=prompt.strip())
 

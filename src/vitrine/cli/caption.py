@@ -104,8 +104,8 @@ def caption(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="What a vision-language model is asked of every picture; default: for a caption, in its own words. Of a "
-            "BLIP or GIT: words that its captions go on from.",
+            help="What a vision-language model is asked of every picture; default: for a caption, in its own words. Of "
+            "a BLIP or GIT: words that its captions go on from.",
         ),
     ] = None,
     arch: Annotated[
