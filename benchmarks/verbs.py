@@ -75,14 +75,14 @@ class Inputs:
     many: Path
 
 
-def make_inputs(folder: Path, many: int) -> Inputs:
-    """Scenes in class folders, a run of one epoch, and copies of it that differ in recipe and predictions."""
+def make_inputs(folder: Path, many: int, source: Path = SOURCE) -> Inputs:
+    """Scenes in class folders, a run of one epoch by ``source``, and copies with other recipes and predictions."""
     from vitrine.data.scenes import write_scenes
 
     pictures = write_scenes(folder / "pictures", "new", {"train": 240, "validation": 120, "test": 60})
     run = folder / "runs" / "run0"
     train = ["train", pictures, "-o", run, "--recipe", "scenes-tiny", "--set", "epochs=1"]
-    subprocess.run(command_of(train), check=True, capture_output=True, env=environment(SOURCE))
+    subprocess.run(command_of(train), check=True, capture_output=True, env=environment(source))
     for seed in (1, 2):
         copy_run(run, folder / "runs" / f"run{seed}", seed)
     for seed in range(many):
@@ -222,7 +222,8 @@ def main() -> None:
     options = _parser().parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        inputs = make_inputs(folder / "inputs", options.many)
+        older = SOURCE if options.against is None else options.against / "src"  # newer code opens older runs
+        inputs = make_inputs(folder / "inputs", options.many, older)
         print("Inputs are made.", file=sys.stderr)
         measured = measure_all(inputs, folder, options.only, options.against)
     if options.json:

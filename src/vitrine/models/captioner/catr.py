@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -67,6 +68,7 @@ def published_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 _EXPECTED = "Expected a released CATR file, such as catr-v3.pth, or its weights as .safetensors."
 _SHOWN = 3  # names in a message
+_MAPPED_BYTES = 32 << 20  # of a file that are read before it is mapped anew, which takes some hundredths of a second
 
 
 def load_catr(
@@ -161,9 +163,31 @@ def _rename_and_check(
         differences = "; ".join(fault for fault in faults if fault)
         count = len(model_state)
         raise ModelError(f"{path} does not fit the published captioner's {count} weights: {differences}.\n{_EXPECTED}")
-    # What torch.load gives is mapped: copied, since the file may be replaced while the model lives.
-    is_mapped = path.suffix != ".safetensors"
-    return {name: matches[name].detach().to(torch.float32, copy=is_mapped).contiguous() for name in model_state}
+    own_names = {ours: theirs for theirs, ours in names.items() if ours in matches}
+    if path.suffix == ".safetensors":  # read into memory of their own
+        return {name: matches[name].to(torch.float32).contiguous() for name in model_state}
+    return _copy_mapped(path, {name: own_names[name] for name in model_state})
+
+
+def _copy_mapped(path: Path, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors of a file that torch.load maps, float32 and copied, since it may be replaced while the model lives.
+
+    The file is mapped anew for every part: pages that were read stay in memory for as long as a map of them does.
+
+    Args:
+        path: of the file.
+        names: what each tensor is to be called, and its name in the file.
+    """
+    copies: dict[str, Tensor] = {}
+    most = _MAPPED_BYTES if zipfile.is_zipfile(path) else math.inf  # older files are read as a whole
+    while len(copies) < len(names):
+        tensors, size = _read_tensors(path), 0
+        for name in list(names)[len(copies) :]:
+            copies[name] = tensors[names[name]].detach().to(torch.float32, copy=True).contiguous()
+            size += copies[name].nbytes
+            if size >= most:
+                break
+    return copies
 
 
 def _list_names(fault: str, names: list[str]) -> str:
