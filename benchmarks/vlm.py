@@ -17,6 +17,7 @@ import gc
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ from vitrine.models.vlm.model import PromptInput, VisionLanguageModel
 
 OURS, PEER = "vitrine, rows beside fused attention", "transformers, generate(output_attentions=True)"
 PLAIN = "transformers, generate without attentions"
-_PRODUCTS = ("aten::mm", "aten::addmm", "aten::addbmm")  # of the linear layers; attention's are aten::bmm
 IMAGE, END, PIECES, GRID = 7, 1, 8000, 24
 LARGEST_DIFFERENCE = 1e-5  # between attention probabilities
 
@@ -99,13 +99,40 @@ class Ways:
         return answer.shape[1] - self.prompt.length
 
 
-def linear_share(work: Callable[[], Any]) -> float:
-    """The share of a call's time that is in products with weights, from torch's profiler."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        work()
-    events = profile.key_averages()
-    products = sum(each.self_cpu_time_total for each in events if each.key in _PRODUCTS)
-    return products / sum(each.self_cpu_time_total for each in events)
+def processor_seconds(work: Callable[[], Any]) -> float:
+    """Of this process: other work on the machine adds little to them."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def word_costs(ways: Ways, repeats: int = 12) -> dict[str, float]:
+    """Processor seconds of the prompt, of a word, and of the products of a word's linear layers by themselves, which no
+    way of making maps can do without."""
+    use_row_attention(transformers, ways.model)
+    linear = [layer for part in (ways.model.model.language_model, ways.model.lm_head) for layer in part.modules()
+              if isinstance(layer, torch.nn.Linear)]  # fmt: skip
+    inputs = {layer.in_features: torch.randn(1, 1, layer.in_features) for layer in linear}
+    with torch.inference_mode():
+        encoded = ways.module.encode([ways.prompt])
+        ids, first = torch.tensor([30]), ways.module.step(torch.tensor([30]), encoded, None).state
+
+        def words() -> None:
+            state = first
+            for _ in range(repeats):
+                state = ways.module.step(ids, encoded, state).state
+
+        def products() -> None:
+            for _ in range(repeats):
+                for layer in linear:
+                    layer(inputs[layer.in_features])
+
+        words(), products()
+        return {
+            "prompt": round(processor_seconds(lambda: ways.module.encode([ways.prompt])), 3),
+            "word": round(processor_seconds(words) / repeats, 4),
+            "products_of_a_word": round(processor_seconds(products) / repeats, 4),
+        }
 
 
 def added_mib(way: str, options: argparse.Namespace) -> float:
@@ -144,9 +171,19 @@ def main() -> int:
     (our_ids, our_rows), (their_ids, their_rows) = ways.ours(), ways.peer()
     apart = float((our_rows - their_rows).abs().max()) if our_ids == their_ids else float("inf")
     print(f"same words: {our_ids == their_ids}; attention at most {apart:.1e} apart", file=sys.stderr)
-    speeds = alternate(
-        {OURS: lambda: len(ways.ours()[0]), PEER: lambda: len(ways.peer()[0]), PLAIN: ways.plain}, rounds=options.rounds
-    )
+    seconds: dict[str, list[float]] = {OURS: [], PEER: [], PLAIN: []}
+
+    def timed(name: str, work: Callable[[], int]) -> Callable[[], int]:
+        def run() -> int:
+            began = time.process_time()
+            done = work()
+            seconds[name].append(time.process_time() - began)
+            return done
+
+        return run
+
+    works = {OURS: lambda: len(ways.ours()[0]), PEER: lambda: len(ways.peer()[0]), PLAIN: ways.plain}
+    speeds = alternate({name: timed(name, work) for name, work in works.items()}, rounds=options.rounds, warm_up=0)
     print(f"words per second: {speeds}", file=sys.stderr)
     memory = {OURS: added_mib("ours", options), PEER: added_mib("peer", options)}
     print(f"added MiB: {memory}", file=sys.stderr)
@@ -154,12 +191,12 @@ def main() -> int:
         "same_words": our_ids == their_ids,
         "largest_difference_of_attention": apart,
         "words_per_second": {name: str(Spread.of(values)) for name, values in speeds.items()},
+        "processor_seconds": {name: str(Spread.of(values)) for name, values in seconds.items()},
+        "times_less_processor_time": str(ratios(seconds[PEER], seconds[OURS])),
+        "times_less_processor_time_than_without_attentions": str(ratios(seconds[PLAIN], seconds[OURS])),
+        "processor_seconds_of": word_costs(ways),
         "times_as_fast": str(ratios(speeds[OURS], speeds[PEER])),
         "times_as_fast_as_without_attentions": str(ratios(speeds[OURS], speeds[PLAIN])),
-        "share_of_time_in_products_with_weights": {
-            OURS: round(linear_share(ways.ours), 2),
-            PEER: round(linear_share(ways.peer), 2),
-        },
         "added_mib": {name: round(value) for name, value in memory.items()},
         "times_less_added_memory": round(memory[PEER] / memory[OURS], 1),
         "about": about() | {"image_tokens": GRID**2, "words": len(our_ids), "layers": options.layers},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.classify.model import Classifier, open_classifier
+from vitrine.errors import UsageError
 from vitrine.models.kind import is_captioner
 from vitrine.results import Progress, no_progress
 
@@ -22,7 +23,7 @@ def open_model(
     Args:
         reference: a run folder, ``vitrine/scenes-tiny``, a timm name, ``hf-hub:owner/name``, ``catr/v3``, the folder of
             a model of timm or transformers, or a weights file.
-        precision: auto, fp32 or bf16; auto is fp32 for a captioner.
+        precision: auto, fp32 or bf16; auto is fp32 for a captioner; 4bit of a vision-language model.
         architecture: the timm name of the model whose weights the file holds; or ``catr``.
         vocabulary: of the published captioner, its vocab.txt or tokenizer.json; None looks beside the weights.
         progress: called with bytes done, of how many, while a published captioner is downloaded.
@@ -30,7 +31,10 @@ def open_model(
     Raises:
         ModelError: there is no such model, or its files do not fit one another.
         WeightsUnavailableError: a file is not here and cannot be fetched.
+        UsageError: 4 bits of another model.
     """
     if is_captioner(reference, architecture):
         return open_captioner(reference, architecture, vocabulary, progress, precision)
+    if precision == "4bit":
+        raise UsageError(f"--precision 4bit is of vision-language models, and {reference} is none: give fp32 or bf16.")
     return open_classifier(reference, precision, architecture)

@@ -109,7 +109,8 @@ def caption(
         format: png or svg, of the figures.
         replace: remove the figures that another call left in ``out``; without it they are an error.
         batch_size: pictures at a time.
-        precision: fp32, or bf16, which computes the image side in bf16; a model that is open keeps its own.
+        precision: fp32, or bf16, which computes the image side in bf16; of a vision-language model, 4bit, too: linear
+            layers in 4 bits, by bitsandbytes. A model that is open keeps its own.
         device: cpu, cuda, cuda:1 or mps, where a reference is opened; None takes a GPU where there is one. auto spreads
             a vision-language model over all GPUs, and puts the rest into memory and on the disk.
         engine: local, or ray: several processes, on this machine or a cluster, part by part.
@@ -214,7 +215,8 @@ def ask(
         heads: mean, max, or a head's number from 0; -1 is the last.
         query_layers: as of :func:`vitrine.caption`.
         join: how the maps of a word's pieces become one: mean, first or max.
-        precision: fp32, or bf16, which computes all of it in bf16; a model that is open keeps its own.
+        precision: fp32; bf16, which computes all of it in bf16; or 4bit, with linear layers in 4 bits, by bitsandbytes.
+            A model that is open keeps its own.
         device: as of :func:`vitrine.caption`.
         quiet: say nothing.
 
@@ -345,7 +347,7 @@ def require_choices(join: str, kind: str, precision: str, heads: str | int) -> N
     for option, value, choices in (
         ("--join", join, get_args(Join)),
         ("--format", kind, ("png", "svg")),
-        ("--precision", precision, ("fp32", "bf16")),
+        ("--precision", precision, ("fp32", "bf16", "4bit")),
     ):
         if value not in choices:
             raise UsageError(f"{option} {value} cannot be used: expected {', '.join(choices)}.")

@@ -58,7 +58,8 @@ def load(
         input: of a module in memory: how pictures are prepared for it, where it does not say: timm's data
             configuration (``timm.data.resolve_model_data_config``), or an image processor of transformers.
         multi_label: of a module in memory: every output is a label that is there or not.
-        precision: fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.
+        precision: fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough. Of a
+            vision-language model 4bit, too.
         arch: the timm name of the model whose weights the file holds; or ``catr``.
         vocab: of the published captioner, its vocab.txt; None looks beside the weights.
         device: of a reference: cpu, cuda, cuda:1 or mps; None takes a GPU where there is one. auto spreads a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,6 +23,7 @@ from vitrine.models.kind import captioner_kind, is_hub_reference
 from vitrine.models.precision import default_device, spreads_over_devices
 from vitrine.models.reference import WeightsFile
 from vitrine.models.vlm.load import open_vision_language_model
+from vitrine.models.vlm.memory_plan import Precision
 from vitrine.models.vlm.prompt import PromptTransform
 from vitrine.models.vlm.query_tokens import QueryLayers
 from vitrine.models.vlm.spread import Spread
@@ -42,7 +43,7 @@ class Captioner:
         transform: prepares a picture for it.
         weights: the file its weights came from.
         device: where the module is.
-        precision: "fp32" or "bf16".
+        precision: "fp32" or "bf16"; of a vision-language model "4bit", too.
         notes: sentences on which files are in use.
         folder: of the run that it is; None of others.
         reference: that it was opened by.
@@ -151,7 +152,7 @@ def open_captioner(
         progress: called with bytes done, of how many, during a download.
         precision: "fp32" (or "auto", which is the same), or "bf16": the image side is rounded to bf16 once and for all,
             words stay in float32. A captioner of transformers is opened in float32 either way; its products are
-            rounded as it decodes.
+            rounded as it decodes. A vision-language model can be in "4bit": its linear layers, by bitsandbytes.
 
     Raises:
         ModelError: no such captioner, weights that do not fit, or another vocabulary.
@@ -162,6 +163,8 @@ def open_captioner(
     precision = "fp32" if precision == "auto" else precision
     if architecture is None and captioner_kind(reference) == "vision-language":
         return _open_vision_language_model(reference, vocabulary, precision)
+    if precision == "4bit":
+        raise UsageError(f"--precision 4bit is of vision-language models, and {reference} is none: give fp32 or bf16.")
     # A repository of the hub that is no captioner is refused by name when its files are located.
     if architecture is None and (is_hub_reference(reference) or captioner_kind(reference) == "transformers"):
         return _open_transformers(reference, vocabulary, precision)
@@ -231,7 +234,7 @@ def _open_vision_language_model(reference: str, vocabulary: Path | None, precisi
     if vocabulary is not None:
         raise UsageError(f"{reference} has word pieces of its own: leave --vocab {vocabulary} out.")
     devices = Spread() if spreads_over_devices() else default_device()
-    model = open_vision_language_model(reference, "bf16" if precision == "bf16" else "fp32", devices)
+    model = open_vision_language_model(reference, cast(Precision, precision), devices)
     words = Vocabulary(model.tokenizer, start=model.end, end=model.end, pad=model.end)
     model.module.vocabulary = words
     notes = (*weights_notes(model.weights), *model.notes)

@@ -148,9 +148,10 @@ def caption(
     precision: Annotated[
         str,
         typer.Option(
-            metavar="fp32|bf16",
+            metavar="fp32|bf16|4bit",
             help="bf16 computes the image side in bf16, words in fp32 (captioners of transformers: products of both in "
-            "bf16; vision-language models: all of it in bf16); words may change.",
+            "bf16; vision-language models: all of it in bf16); words may change. 4bit has linear layers of "
+            "vision-language models in 4 bits (extra bitsandbytes).",
         ),
     ] = "fp32",
     device: DeviceOption = None,
@@ -251,7 +252,12 @@ def ask(
     query_layers: QueryLayersOption = "mean",
     join: JoinOption = "mean",
     precision: Annotated[
-        str, typer.Option(metavar="fp32|bf16", help="bf16 computes all of it in bf16; words may change.")
+        str,
+        typer.Option(
+            metavar="fp32|bf16|4bit",
+            help="bf16 computes all of it in bf16; 4bit has linear layers in 4 bits, by bitsandbytes (extra "
+            "bitsandbytes), and the rest in bf16; words may change.",
+        ),
     ] = "fp32",
     device: DeviceOption = None,
     as_json: JsonOption = False,

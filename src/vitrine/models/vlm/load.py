@@ -20,6 +20,7 @@ from vitrine.models.reference import WeightsFile
 from vitrine.models.vlm.attention_rows import use_row_attention
 from vitrine.models.vlm.encoder_decoder import EncoderDecoderModel
 from vitrine.models.vlm.families import FAMILIES, Family, image_token_id
+from vitrine.models.vlm.four_bit import saved_settings, use_cpu_layout
 from vitrine.models.vlm.memory_plan import Precision
 from vitrine.models.vlm.model import VisionLanguageModel
 from vitrine.models.vlm.prompt import PromptTransform
@@ -30,6 +31,7 @@ CPU = torch.device("cpu")
 
 _HUB = "hf-hub:"
 _REMEDY = "with the repository's other files, into one folder, and give that folder as the model."
+_SAVED_IN_4_BITS = "These weights were saved in 4 bits and are taken as they are; --precision is of the others."
 _PROCESSOR = ("processor_config.json", "preprocessor_config.json")
 _OPTIONAL = (
     *_PROCESSOR,
@@ -102,9 +104,9 @@ def open_vision_language_model(reference: str, precision: Precision = "fp32", de
     library = transformers_library()
     folder, config = _config(reference)
     family = _family(folder, config)
-    _refuse_quantization(folder, config)
+    saved = saved_settings(folder / "config.json", config)
     weights, folder = _files(reference, folder, family)
-    model = load_model(library, family, config, folder, weights.path, precision, devices)
+    model = load_model(library, family, config, folder, weights.path, precision, devices, saved)
     processor = _load_processor(library, family, folder)
     tokenizer = _tokenizer(processor, folder)
     if family.image_places is None:
@@ -117,10 +119,12 @@ def open_vision_language_model(reference: str, precision: Precision = "fp32", de
         module: VisionLanguageModel = EncoderDecoderModel(library, model, family, ends, prefix)
     else:
         module = VisionLanguageModel(library, model, family, ends)
+    if use_cpu_layout(model):
+        module.has_gradients = False
     transform = PromptTransform(processor, model.config, family)
     end = str(tokenizer.id_to_token(ends[0]))
     device = main_device(model) if isinstance(devices, Spread) else devices
-    notes = (describe_spread(model),) if isinstance(devices, Spread) else ()
+    notes = (*([_SAVED_IN_4_BITS] if saved else []), *([describe_spread(model)] if isinstance(devices, Spread) else []))
     return OpenedModel(module.eval(), transform, tokenizer, end, weights, device, notes)
 
 
@@ -150,17 +154,6 @@ def _family(folder: Path, config: Mapping[str, Any]) -> Family:
         f"{folder / 'config.json'} is of a model of the type {kind!r}, and what its image tokens see is not known here "
         f"({', '.join(filter(None, facts))}).\nExpected one of these types: {', '.join(FAMILIES)}."
     )
-
-
-def _refuse_quantization(folder: Path, config: Mapping[str, Any]) -> None:
-    """Weights in a few bits have tensors of other names and shapes than the model's."""
-    settings = config.get("quantization_config")
-    if settings:
-        method = settings.get("quant_method") if isinstance(settings, dict) else None
-        raise ModelError(
-            f"{folder / 'config.json'} is of weights in a few bits (quantization_config: {method or 'of no method'}), "
-            "which are not taken.\nGive the model's weights in float32, float16 or bfloat16, and --precision bf16."
-        )
 
 
 def _files(reference: str, folder: Path, family: Family) -> tuple[WeightsFile, Path]:

@@ -20,7 +20,7 @@ Precision = Literal["fp32", "bf16", "4bit"]
 
 _GIB = 2**30
 _ITEM_BYTES = {"fp32": 4, "bf16": 2, "4bit": 2}
-_BLOCK = 64  # weights in 4 bits that share a scale of one byte
+_BLOCK = 64  # weights in 4 bits that share a scale of four bytes
 _NOT_IN_4_BITS = re.compile(r"embed|lm_head|output_projection|(?<!\.weight)$")  # embeddings, the vocabulary, biases
 _SMALLER = {"fp32": "--precision bf16 or 4bit, which take less", "bf16": "--precision 4bit, which takes less"}
 
@@ -141,8 +141,8 @@ class MemoryPlan:
 
 def _bytes(name: str, shape: tuple[int, ...], precision: Precision) -> int:
     count = math.prod(shape)
-    if precision == "4bit" and len(shape) == 2 and not _NOT_IN_4_BITS.search(name):
-        return count // 2 + count // _BLOCK
+    if precision == "4bit" and len(shape) == 2 and shape[1] % _BLOCK == 0 and not _NOT_IN_4_BITS.search(name):
+        return count // 2 + 4 * count // _BLOCK
     return count * _ITEM_BYTES[precision]
 
 

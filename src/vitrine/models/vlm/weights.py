@@ -10,10 +10,11 @@ import torch
 
 from vitrine.errors import ModelError, error_summary
 from vitrine.messages import say
-from vitrine.models.checkpoints.state_dict import open_weights
+from vitrine.models.checkpoints.state_dict import Shape, open_weights
 from vitrine.models.hf_captioners.base import quiet
 from vitrine.models.hf_captioners.load import require_fit
 from vitrine.models.vlm.families import UNBOUNDED, Family, context_length
+from vitrine.models.vlm.four_bit import check_four_bit, require_bitsandbytes, settings_for
 from vitrine.models.vlm.memory_plan import MemoryPlan, Precision, free_gpu_memory, free_memory
 from vitrine.models.vlm.spread import Spread
 
@@ -29,6 +30,7 @@ def load_model(
     weights: Path,
     precision: Precision,
     devices: Devices,
+    saved: Mapping[str, Any] | None = None,
 ) -> Any:
     """The library's model, in eval mode.
 
@@ -40,23 +42,28 @@ def load_model(
         weights: their file, or the index of several.
         precision: of the weights.
         devices: where they go.
+        saved: of weights that were saved in 4 bits, their settings.
 
     Raises:
-        ModelError: the files do not fit one another, or memory has no room for the weights.
+        ModelError: the files do not fit one another, memory has no room for the weights, or they are to be in 4 bits
+            and the library for that is not installed.
     """
+    is_in_4_bits = precision == "4bit" or saved is not None
+    if is_in_4_bits:
+        require_bitsandbytes()
     model_class = getattr(library, family.model_class)
     with quiet(library):
         try:
-            config = model_class.config_class.from_dict(dict(content))
+            config = model_class.config_class.from_dict(
+                {**content, **({"quantization_config": saved} if saved else {})}
+            )
         except Exception as error:  # checks of values differ from one part of the library to the next
             raise ModelError(
                 f"{folder / 'config.json'} does not describe a {family.name}: {error_summary(error)}.\n"
                 "Expected the config.json that transformers wrote with these weights."
             ) from error
         file = open_weights(weights, as_named=True)
-        context = context_length(config)
-        positions = 0 if context == UNBOUNDED else context
-        _check_memory(MemoryPlan.of(weights, file.shapes, config.get_text_config(), positions, precision), devices)
+        _check_memory(_plan(weights, file.shapes, config, precision, saved is not None), devices)
         options = {
             "config": config,
             "state_dict": file.tensors(),
@@ -64,6 +71,8 @@ def load_model(
             "ignore_mismatched_sizes": True,  # reported below, with the rest
             "output_loading_info": True,
         }
+        if is_in_4_bits and saved is None:
+            options["quantization_config"] = settings_for(library, model_class, config)
         try:
             model, report = _load_onto(devices, model_class, options)
         except ModelError:
@@ -71,6 +80,8 @@ def load_model(
         except Exception as error:  # likewise
             raise ModelError(f"{weights} cannot be loaded into a {family.name}: {error_summary(error)}.") from error
     require_fit(weights, folder / "config.json", report, family.model_class)
+    if is_in_4_bits:
+        check_four_bit(model, weights)
     return model.eval()
 
 
@@ -81,6 +92,13 @@ def _load_onto(devices: Devices, model_class: Any, options: dict[str, Any]) -> t
         options["device_map"] = {"": devices}
     model, report = model_class.from_pretrained(None, **options)
     return model.to(devices), report
+
+
+def _plan(path: Path, shapes: Mapping[str, Shape], config: Any, precision: Precision, is_in_4_bits: bool) -> MemoryPlan:
+    context = context_length(config)
+    positions = 0 if context == UNBOUNDED else context
+    text = config.get_text_config()
+    return MemoryPlan.of(path, shapes, text, positions, precision, is_in_4_bits=is_in_4_bits)
 
 
 def _check_memory(plan: MemoryPlan, devices: Devices) -> None:
