@@ -109,7 +109,7 @@ def test_in_python(model: Path, pictures: Path) -> None:
 
 CONFIG_FAULTS = {
     "unknown": {"model_type": "mllama", "architectures": ["MllamaForConditionalGeneration"]},
-    "few bits": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+    "few bits": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
     "no image token": {"image_token_id": 9999, "image_token_index": 9999},
 }
 
@@ -153,7 +153,7 @@ def break_folder(folder: Path, fault: str) -> None:
         ("other size", ("cannot read what its processor made", "24")),
         ("damaged", ("model.safetensors",)),
         ("other weights", ("does not fit LlavaForConditionalGeneration", "missing")),
-        ("few bits", ("weights in a few bits", "bitsandbytes", "--precision bf16")),
+        ("few bits", ("weights in a few bits", "gptq", "--precision bf16")),
         ("no image token", ("has no piece 9,999", "the image token")),
         ("no room", ("cannot be used", "16 image tokens", "the model has 30")),
     ],

@@ -126,13 +126,22 @@ def test_a_model_is_that_of_its_rounded_weights(folder: Path, tmp_path: Path) ->
     plain = open_vision_language_model(str(folder))
     with torch.no_grad():
         for name, weight in plain.module.model.named_parameters():
-            weight.copy_(nearest_values(weight) if name in names else weight.bfloat16().float())
+            rounded = weight.bfloat16().float()  # as it is read, before it is brought into 4 bits
+            weight.copy_(nearest_values(rounded) if name in names else rounded)
     (logits_V, caption), (expected_V, expected) = greedy_answer(opened), greedy_answer(plain)
     exact = greedy_answer(open_vision_language_model(str(folder)))[0]
     error, rounding = (logits_V - expected_V).abs().max(), (exact - expected_V).abs().max()
-    assert error < 0.2 * rounding, "the answer is nearer to that of unrounded weights"
+    assert error < 0.4 * rounding, "bf16 takes a part of what 4 bits do"
+    weights = {name: weight.data for name, weight in plain.module.model.named_parameters()}
+    for name, layer in model.named_modules():
+        if f"{name}.weight" in names:
+            inputs = torch.randn(1, 3, layer.in_features).bfloat16()
+            expected_O = inputs.float() @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", torch.zeros(1))
+            with torch.inference_mode():
+                difference = (layer(inputs).float() - expected_O).abs().max()
+            assert difference < 0.02 * expected_O.abs().max(), name
     first = abs(caption.maps_TLHK[0] - expected.maps_TLHK[0]).max()
-    assert first < 0.02, "the first word's map is of the prompt, which both have read"
+    assert first < 0.05, "the first word's map is of the prompt, which both have read"
     shapes = open_weights(folder / "model.safetensors", as_named=True).shapes
     plan = MemoryPlan.of(folder / "model.safetensors", shapes, model.config.get_text_config(), 640, "4bit")
     quantized = [layer.weight for layer in model.modules() if type(layer).__name__ == "Linear4bit"]
