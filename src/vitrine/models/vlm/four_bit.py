@@ -102,16 +102,16 @@ def saved_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | No
             f"{path} is of weights in a few bits (quantization_config: {method}), which are not taken.\n"
             "Give weights in 4 bits of bitsandbytes, or in float32, float16 or bfloat16, and --precision bf16 or 4bit."
         )
-    known: dict[str, Any] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    own_settings: dict[str, Any] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     for name, choices in _CHOICES.items():
         value = settings.get(name, choices[0] if name == "bnb_4bit_quant_storage" else None)
         if value not in choices:
             raise ModelError(f"{path} says {name} {value!r}.\nExpected one of these: {', '.join(map(str, choices))}.")
-        known[name] = value
+        own_settings[name] = value
     skip = settings.get("llm_int8_skip_modules")
     if isinstance(skip, list) and all(isinstance(name, str) for name in skip):
-        known["llm_int8_skip_modules"] = skip
-    return known
+        own_settings["llm_int8_skip_modules"] = skip
+    return own_settings
 
 
 def settings_for(library: Any, model_class: Any, config: Any) -> Any:
@@ -166,12 +166,12 @@ def use_cpu_layout(model: Any) -> bool:
     Returns:
         whether there are such layers.
     """
-    packed = []
+    uses_layout = []
     for _, layer in _layers(model):
         is_whole = layer.out_features % 32 == 0 and layer.in_features % layer.weight.quant_state.blocksize == 0
         layer.support_avx512bf16_for_cpu = layer.support_avx512bf16_for_cpu and is_whole
-        packed.append(layer.support_avx512bf16_for_cpu and layer.weight.device.type == "cpu")
-    return any(packed)
+        uses_layout.append(layer.support_avx512bf16_for_cpu and layer.weight.device.type == "cpu")
+    return any(uses_layout)
 
 
 def _layers(model: Any) -> list[tuple[str, Any]]:
@@ -181,18 +181,18 @@ def _layers(model: Any) -> list[tuple[str, Any]]:
 def _fits(layer: Any, state: Any) -> bool:
     count = layer.out_features * layer.in_features
     scales = ceil(count / state.blocksize) if state.blocksize in (32, 64, 128, 256, 512, 1024, 2048, 4096) else -1
-    nested = state.state2 if state.nested else None
+    inner = state.state2 if state.nested else None
     return (
         tuple(state.shape) == (layer.out_features, layer.in_features)
         and layer.weight.numel() * layer.weight.element_size() == ceil(count / 2)
         and state.absmax.numel() == scales
         and state.code.numel() == 16
         and (
-            nested is None
+            inner is None
             or (
-                nested.code.numel() == 256
-                and nested.blocksize > 0
-                and prod(nested.absmax.shape) == ceil(scales / nested.blocksize)
+                inner.code.numel() == 256
+                and inner.blocksize > 0
+                and prod(inner.absmax.shape) == ceil(scales / inner.blocksize)
             )
         )
     )

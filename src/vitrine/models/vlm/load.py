@@ -104,9 +104,9 @@ def open_vision_language_model(reference: str, precision: Precision = "fp32", de
     library = transformers_library()
     folder, config = _config(reference)
     family = _family(folder, config)
-    saved = saved_settings(folder / "config.json", config)
+    four_bit_settings = saved_settings(folder / "config.json", config)
     weights, folder = _files(reference, folder, family)
-    model = load_model(library, family, config, folder, weights.path, precision, devices, saved)
+    model = load_model(library, family, config, folder, weights.path, precision, devices, four_bit_settings)
     processor = _load_processor(library, family, folder)
     tokenizer = _tokenizer(processor, folder)
     if family.image_places is None:
@@ -124,7 +124,10 @@ def open_vision_language_model(reference: str, precision: Precision = "fp32", de
     transform = PromptTransform(processor, model.config, family)
     end = str(tokenizer.id_to_token(ends[0]))
     device = main_device(model) if isinstance(devices, Spread) else devices
-    notes = (*([_SAVED_IN_4_BITS] if saved else []), *([describe_spread(model)] if isinstance(devices, Spread) else []))
+    notes = (
+        *([_SAVED_IN_4_BITS] if four_bit_settings else []),
+        *([describe_spread(model)] if isinstance(devices, Spread) else []),
+    )
     return OpenedModel(module.eval(), transform, tokenizer, end, weights, device, notes)
 
 

@@ -165,8 +165,8 @@ def free_memory() -> int | None:
 def free_gpu_memory() -> dict[int, int]:
     """Bytes that each CUDA device has free, by its number: by its driver, and what torch holds of it without use."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    unused = (torch.cuda.memory_reserved(each) - torch.cuda.memory_allocated(each) for each in range(count))
-    return {number: torch.cuda.mem_get_info(number)[0] + more for number, more in enumerate(unused)}
+    idle_bytes = (torch.cuda.memory_reserved(each) - torch.cuda.memory_allocated(each) for each in range(count))
+    return {number: torch.cuda.mem_get_info(number)[0] + more for number, more in enumerate(idle_bytes)}
 
 
 def _gib(count: int) -> str:

@@ -30,7 +30,7 @@ def load_model(
     weights: Path,
     precision: Precision,
     devices: Devices,
-    saved: Mapping[str, Any] | None = None,
+    four_bit_settings: Mapping[str, Any] | None = None,
 ) -> Any:
     """The library's model, in eval mode.
 
@@ -42,20 +42,20 @@ def load_model(
         weights: their file, or the index of several.
         precision: of the weights.
         devices: where they go.
-        saved: of weights that were saved in 4 bits, their settings.
+        four_bit_settings: of weights that were saved in 4 bits, their settings.
 
     Raises:
         ModelError: the files do not fit one another, memory has no room for the weights, or they are to be in 4 bits
             and the library for that is not installed.
     """
-    is_in_4_bits = precision == "4bit" or saved is not None
+    is_in_4_bits = precision == "4bit" or four_bit_settings is not None
     if is_in_4_bits:
         require_bitsandbytes()
     model_class = getattr(library, family.model_class)
     with quiet(library):
         try:
             config = model_class.config_class.from_dict(
-                {**content, **({"quantization_config": saved} if saved else {})}
+                {**content, **({"quantization_config": four_bit_settings} if four_bit_settings else {})}
             )
         except Exception as error:  # checks of values differ from one part of the library to the next
             raise ModelError(
@@ -63,7 +63,7 @@ def load_model(
                 "Expected the config.json that transformers wrote with these weights."
             ) from error
         file = open_weights(weights, as_named=True)
-        _check_memory(_plan(weights, file.shapes, config, precision, saved is not None), devices)
+        _check_memory(_plan(weights, file.shapes, config, precision, four_bit_settings is not None), devices)
         options = {
             "config": config,
             "state_dict": file.tensors(),
@@ -71,7 +71,7 @@ def load_model(
             "ignore_mismatched_sizes": True,  # reported below, with the rest
             "output_loading_info": True,
         }
-        if is_in_4_bits and saved is None:
+        if is_in_4_bits and four_bit_settings is None:
             options["quantization_config"] = settings_for(library, model_class, config)
         try:
             model, report = _load_onto(devices, model_class, options)
