@@ -15,7 +15,7 @@ from vitrine.errors import RunError
 from vitrine.io.untrusted_files import read_json, require_shape
 from vitrine.plotting.tables import Cell, Table
 from vitrine.report.document import Block, Finding, Findings, TableBlock
-from vitrine.results import shown_number
+from vitrine.results import agree, count_of, shown_number
 
 _FLAGS = {"points": "supported", "worse": "not supported"}  # all else is not decided
 _METRIC = METRICS[0].key  # the pointing hit
@@ -120,8 +120,10 @@ class LayerScores:
         others = sum(not self._is_choice(each) for each in figures)
         if others:
             how = shlex.join(["vitrine", "caption", self.model, "PICTURES", "--layer", str(self.folder / FILE)])
-            number = "The figures" if others == len(figures) else f"{others:,} of {len(figures):,} figures"
-            findings.append(Finding("", f"{number} of this report show other maps than those: {how} draws them."))
+            all_of_them = "The figures of this report show"
+            some = f"{others:,} of {count_of(len(figures), 'figure')} of this report {agree(others, 'shows', 'show')}"
+            number = all_of_them if others == len(figures) else some
+            findings.append(Finding("", f"{number} other maps than those: {how} draws them."))
         caption = f"Pointing hit on nouns of human captions, {self.data}; in brackets 95 % intervals over pictures"
         return [TableBlock(self.table(), caption), Findings(tuple(findings))]
 
