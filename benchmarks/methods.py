@@ -8,8 +8,8 @@ those of the pointing hit corrected for the number of rows, and which methods ca
 tests that are corrected for every pair; and where the strongest patch lies: on the object, on its outline, elsewhere.
 With ``--maps`` what was computed stays in a file, from which an interrupted call goes on.
 
-With ``--faithfulness DIR`` the data need no masks: what ``vitrine explain --score`` says, which goes into the folder, and
-intervals of insertion less deletion that are corrected for the number of rows.
+With ``--faithfulness DIR`` the data need no masks: into the folder goes what ``vitrine explain --score`` writes, and
+the table has intervals of insertion less deletion that are corrected for the number of rows.
 """
 
 from __future__ import annotations
