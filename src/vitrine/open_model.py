@@ -6,7 +6,6 @@ from pathlib import Path
 
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.classify.model import Classifier, open_classifier
-from vitrine.errors import UsageError
 from vitrine.models.kind import is_captioner
 from vitrine.results import Progress, no_progress
 
@@ -31,10 +30,8 @@ def open_model(
     Raises:
         ModelError: there is no such model, or its files do not fit one another.
         WeightsUnavailableError: a file is not here and cannot be fetched.
-        UsageError: 4 bits of another model.
+        UsageError: 4 bits of another model, or a precision that there is not.
     """
     if is_captioner(reference, architecture):
         return open_captioner(reference, architecture, vocabulary, progress, precision)
-    if precision == "4bit":
-        raise UsageError(f"--precision 4bit is of vision-language models, and {reference} is none: give fp32 or bf16.")
     return open_classifier(reference, precision, architecture)

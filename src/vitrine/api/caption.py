@@ -15,6 +15,7 @@ from vitrine.api.options import (
     require_counts,
     require_local,
     require_out,
+    require_reference,
     text_for_ray,
 )
 from vitrine.api.progress import reading_progress, say_bulk_result, say_notes, say_unreadable, say_unwritten
@@ -139,7 +140,9 @@ def caption(
     require_out(out, format=format != "png", replace=replace, csv_safe=csv_safe)
     bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
     require_local(resume, bulk)
-    _require_reference(device, model, bulk)
+    require_reference(device, model)
+    if device is not None and bulk is not None:
+        raise UsageError("--device and --engine ray do not go together: each worker takes what it is given.")
     require_counts(batch_size=batch_size, limit=limit, workers=workers, part_size=part_size)
     settings = _settings(
         beams=beams,
@@ -233,15 +236,15 @@ def ask(
     from vitrine.api.captioner import CaptionerModel
     from vitrine.api.load import load
     from vitrine.caption.layer_grounding import map_options
-    from vitrine.models.precision import on_device
 
     require_choices(join, "png", precision, heads)
     figure = optional_path(out)
     if figure is not None and figure.suffix not in (".png", ".svg"):
         raise UsageError(f"{figure} cannot be written: a figure ends in .png or .svg.")
-    _require_reference(device, model, None)
-    with quiet_messages(quiet), on_device(device):
-        captioner = load(model) if not isinstance(model, str | os.PathLike) else load(model, precision=precision)
+    require_reference(device, model)
+    with quiet_messages(quiet):
+        is_open = not isinstance(model, str | os.PathLike)
+        captioner = load(model) if is_open else load(model, precision=precision, device=device)
         if not isinstance(captioner, CaptionerModel):
             raise UsageError(f"{captioner.reference} is a classifier, which answers no questions: use vitrine.predict.")
         say_notes(captioner.notes)
@@ -260,14 +263,6 @@ def ask(
             figure.parent.mkdir(parents=True, exist_ok=True)
             answer.save(figure)
         return answer
-
-
-def _require_reference(device: str | None, model: Any, bulk: BulkSettings | None) -> None:
-    """Refuse a device of a model that is open already, or of workers, which choose their own."""
-    if device is not None and not isinstance(model, str | os.PathLike):
-        raise UsageError(f"device={device!r} is chosen when a model is opened, and this one is open already.")
-    if device is not None and bulk is not None:
-        raise UsageError("--device and --engine ray do not go together: each worker takes what it is given.")
 
 
 def _settings(**fields: Any) -> CaptionSettings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vitrine.api.options import PathLike, as_path, optional_path
+from vitrine.api.options import PathLike, as_path, optional_path, require_reference
 from vitrine.caption.model import Captioner
 from vitrine.classify.inference import input_normalisation
 from vitrine.classify.model import (
@@ -81,8 +81,7 @@ def load(
     from vitrine.api.captioner import CaptionerModel
     from vitrine.api.model import Model
 
-    if device is not None and not isinstance(model, str | os.PathLike):
-        raise UsageError(f"device={device!r} is chosen when a reference is opened, and this model is open already.")
+    require_reference(device, model)
     if isinstance(model, nn.Module):
         if arch is not None or vocab is not None:
             raise UsageError("arch and vocab are of files: leave them out of a module in memory.")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitrine.api.options import PathLike, csv_cells, data_reference, labelled_data, optional_path, require_counts
+from vitrine.api.options import (
+    PathLike,
+    csv_cells,
+    data_reference,
+    labelled_data,
+    optional_path,
+    require_counts,
+    require_reference,
+)
 from vitrine.api.progress import reading_progress, say_notes
 from vitrine.errors import UsageError
 from vitrine.messages import quiet_messages
@@ -26,6 +34,7 @@ def evaluate(
     tolerance: float = 0.005,
     batch_size: int | None = None,
     precision: str = "auto",
+    device: str | None = None,
     against: str | None = None,
     threshold: float | None = None,
     seed: int | None = None,
@@ -54,7 +63,11 @@ def evaluate(
             ``missed_expectation`` says whether it was missed.
         tolerance: how far from ``expect`` is still right.
         batch_size: pictures at a time; None is 64, of a captioner 16.
-        precision: fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.
+        precision: fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough; of a captioner
+            auto is fp32, or its own where it is open. Of a vision-language model 4bit, too: linear layers in 4 bits, by
+            bitsandbytes.
+        device: cpu, cuda, cuda:1 or mps, where a reference is opened; None takes a GPU where there is one. auto spreads
+            a vision-language model over all GPUs, and puts the rest into memory and on the disk.
         against: fp32 or bf16: evaluate in this precision too, and count the labels that move.
         threshold: of a multi-label model, the probability above which a label is given; None is 0.5.
         seed: of the split that is made where the data have none; None is the run's own.
@@ -88,8 +101,10 @@ def evaluate(
     from vitrine.caption.model import Captioner
     from vitrine.classify.evaluate import evaluate as run_evaluation
     from vitrine.models.kind import is_captioner
+    from vitrine.models.precision import on_device
 
     require_counts(batch_size=batch_size)
+    require_reference(device, model)
     if readings is not None and not grounding:
         raise UsageError("--readings goes with --grounding, which scores them.")
     reference, opened_model = labelled_data(data, encoding, normalised), open_once(model)
@@ -106,6 +121,7 @@ def evaluate(
     with (
         quiet_messages(quiet),
         csv_cells(csv_safe),
+        on_device(device),
         in_eval_mode(opened_model),
         reading_progress("Evaluating") as progress,
     ):
@@ -118,7 +134,7 @@ def evaluate(
                 beams=beams or 1,
                 java=java,
                 batch_size=batch_size or 16,
-                precision="fp32" if precision == "auto" else precision,
+                precision=precision,
                 seed=seed,
                 architecture=arch,
                 vocabulary=optional_path(vocab),

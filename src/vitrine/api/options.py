@@ -39,6 +39,16 @@ def optional_path(path: PathLike | None) -> Path | None:
     return None if path is None else as_path(path)
 
 
+def require_reference(device: str | None, model: Any) -> None:
+    """Refuse a device of a model that is open already.
+
+    Raises:
+        UsageError: a device was named, and the model is no reference.
+    """
+    if device is not None and not isinstance(model, str | os.PathLike):
+        raise UsageError(f"device={device!r} is chosen when a reference is opened, and this model is open already.")
+
+
 def data_reference(data: PathLike, encoding: str | None = None) -> str:
     """A reference to data with the encoding of its table.
 

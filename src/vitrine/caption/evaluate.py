@@ -180,7 +180,7 @@ class CaptionerEvaluation(EvaluationResult):
     """What ``vitrine evaluate`` found of a captioner.
 
     Attributes:
-        precision: "fp32" or "bf16".
+        precision: "fp32" or "bf16"; of a vision-language model "4bit", too.
         decoding: how captions were decoded, in words.
         scores: of the captions against the human ones.
         negative_log_likelihood: of the tokens of each picture's first human caption under teacher forcing, the end
@@ -268,7 +268,7 @@ def evaluate_captioner(
     beams: int = 1,
     java: bool = False,
     batch_size: int = 16,
-    precision: str = "fp32",
+    precision: str = "auto",
     seed: int | None = None,
     architecture: str | None = None,
     vocabulary: Path | None = None,
@@ -286,7 +286,7 @@ def evaluate_captioner(
         beams: of beam search; 1 is greedy.
         java: METEOR and SPICE too, which need Java.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
-        precision: fp32 or bf16.
+        precision: fp32, bf16, or 4bit of a vision-language model; auto is fp32, and its own of a captioner that is open.
         seed: of the split made where the data have none; by default a run's own, else 0.
         architecture: ``catr`` where ``model`` is a weights file.
         vocabulary: of that file.
@@ -318,7 +318,7 @@ def evaluate_captioner(
         model=captioner.reference,
         data=data,
         split=name,
-        precision=precision,
+        precision=captioner.precision,
         decoding="greedy" if beams == 1 else f"{beams} beams",
         scores=score_captions(collector.captions, samples, java=java),
         negative_log_likelihood=-collector.log_probability / collector.tokens,

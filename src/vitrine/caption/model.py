@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 
@@ -15,12 +15,12 @@ from vitrine.errors import ModelError, UsageError
 from vitrine.models.captioner.build import LoadedCaptioner
 from vitrine.models.captioner.catr import RELEASES, fetch_release, load_catr
 from vitrine.models.captioner.checkpoint import load_captioner_checkpoint
-from vitrine.models.captioner.inference import cast_image_encoder, prepare_for_prediction
+from vitrine.models.captioner.inference import cast_image_encoder, has_bf16_image_encoder, prepare_for_prediction
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.hf_captioners.load import open_transformers_captioner
 from vitrine.models.hub import fetch
 from vitrine.models.kind import captioner_kind, is_hub_reference
-from vitrine.models.precision import default_device, spreads_over_devices
+from vitrine.models.precision import default_device, refuse_four_bit, spreads_over_devices
 from vitrine.models.reference import WeightsFile
 from vitrine.models.vlm.load import open_vision_language_model
 from vitrine.models.vlm.memory_plan import Precision
@@ -152,19 +152,22 @@ def open_captioner(
         progress: called with bytes done, of how many, during a download.
         precision: "fp32" (or "auto", which is the same), or "bf16": the image side is rounded to bf16 once and for all,
             words stay in float32. A captioner of transformers is opened in float32 either way; its products are
-            rounded as it decodes. A vision-language model can be in "4bit": its linear layers, by bitsandbytes.
+            rounded as it decodes. A vision-language model can be in "4bit": its linear layers, by bitsandbytes. A
+            captioner that is open keeps its own with "auto", and another where its weights allow it.
 
     Raises:
         ModelError: no such captioner, weights that do not fit, or another vocabulary.
         WeightsUnavailableError: a file is not here and cannot be fetched.
+        UsageError: a precision that there is not, or that this captioner cannot be in.
     """
+    if precision not in ("auto", *get_args(Precision)):
+        raise UsageError(f"--precision {precision} cannot be used: expected auto, {', '.join(get_args(Precision))}.")
     if isinstance(reference, Captioner):
-        return reference if precision in ("auto", reference.precision) else replace(reference, precision=precision)
+        return _in_precision(reference, precision)
     precision = "fp32" if precision == "auto" else precision
     if architecture is None and captioner_kind(reference) == "vision-language":
         return _open_vision_language_model(reference, vocabulary, precision)
-    if precision == "4bit":
-        raise UsageError(f"--precision 4bit is of vision-language models, and {reference} is none: give fp32 or bf16.")
+    refuse_four_bit(precision, reference)
     # A repository of the hub that is no captioner is refused by name when its files are located.
     if architecture is None and (is_hub_reference(reference) or captioner_kind(reference) == "transformers"):
         return _open_transformers(reference, vocabulary, precision)
@@ -185,6 +188,19 @@ def open_captioner(
         captioner.folder,
         reference,
     )
+
+
+def _in_precision(captioner: Captioner, precision: str) -> Captioner:
+    """An open captioner in another precision, where that does not depend on how its weights were read."""
+    if precision in ("auto", captioner.precision):
+        return captioner
+    if captioner.question is not None or has_bf16_image_encoder(captioner.module):
+        raise UsageError(
+            f"{captioner.reference or 'This captioner'} is open in {captioner.precision}, which its weights were read "
+            f"in: leave precision {precision} out, or open it with that precision."
+        )
+    refuse_four_bit(precision, captioner.reference or "this captioner")
+    return replace(captioner, precision=precision)
 
 
 def load_captioner(

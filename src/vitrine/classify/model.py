@@ -19,7 +19,7 @@ from vitrine.errors import ModelError, UsageError
 from vitrine.models.in_memory import model_in_memory, require_picklable
 from vitrine.models.kind import is_captioner
 from vitrine.models.load import LoadedModel, load_for_inference, width_of
-from vitrine.models.precision import default_device, resolve_precision
+from vitrine.models.precision import default_device, refuse_four_bit, resolve_precision
 from vitrine.models.reference import WeightsFile
 from vitrine.printable import escape_controls
 from vitrine.results import count_of
@@ -132,7 +132,10 @@ def open_classifier(
         DataError: the file of names does not fit the classes.
         ModelError: there is no such model, it is a captioner, or its weights do not fit.
         WeightsUnavailableError: the weights are not here and cannot be fetched.
+        UsageError: 4 bits, which vision-language models alone can be in.
     """
+    if precision == "4bit":
+        _refuse_four_bit(reference, architecture)
     _check_precision(precision)
     if isinstance(reference, Classifier):
         return reference if precision == "auto" else in_precision(reference, precision)
@@ -141,10 +144,7 @@ def open_classifier(
     except ModelError as error:
         if not is_captioner(reference, architecture):
             raise
-        raise ModelError(
-            f"{reference} is a captioner, which has no classes.\n"
-            "Use vitrine caption, or vitrine evaluate on captioned pictures."
-        ) from error
+        raise _no_classes(reference) from error
     labels = () if features else _labels(model)
     numbers = recorded_names(model.reference.folder)
     if names is not None and not features:
@@ -248,6 +248,20 @@ def in_precision(classifier: Classifier, precision: str) -> Classifier:
     """
     _check_precision(precision)
     return replace(classifier, precision=resolve_precision(precision, classifier.device, width_of(classifier.module)))
+
+
+def _no_classes(reference: str) -> ModelError:
+    return ModelError(
+        f"{reference} is a captioner, which has no classes.\n"
+        "Use vitrine caption, or vitrine evaluate on captioned pictures."
+    )
+
+
+def _refuse_four_bit(reference: str | Classifier, architecture: str | None) -> None:
+    """A sentence on 4 bits of a classifier; of a captioner, that it is none, which comes first."""
+    if isinstance(reference, str) and is_captioner(reference, architecture):
+        raise _no_classes(reference)
+    refuse_four_bit("4bit", reference if isinstance(reference, str) else reference.reference)
 
 
 def _check_precision(precision: str) -> None:

@@ -16,15 +16,16 @@ from vitrine.cli.explain import explain, inspect, positions
 from vitrine.cli.export import export, shards
 from vitrine.cli.features import features
 from vitrine.cli.options import (
+    AnyModelPrecisionOption,
     ArchOption,
     CaptionsOption,
     CsvSafeOption,
     DataArgument,
+    DeviceOption,
     EncodingOption,
     JsonOption,
     ModelArgument,
     NamesOption,
-    PrecisionOption,
     SeveralSettings,
     VocabOption,
 )
@@ -211,7 +212,8 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Pictures at a time; default: 64, of a captioner 16."),
     ] = None,
-    precision: PrecisionOption = "auto",
+    precision: AnyModelPrecisionOption = "auto",
+    device: DeviceOption = None,
     against: Annotated[
         str | None,
         typer.Option(metavar="fp32|bf16", help="Evaluate in this precision too, and count the labels that move."),
@@ -271,6 +273,7 @@ def evaluate(
         tolerance=tolerance,
         batch_size=batch_size,
         precision=precision,
+        device=device,
         against=against,
         threshold=threshold,
         seed=seed,

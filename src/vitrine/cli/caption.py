@@ -12,6 +12,7 @@ from vitrine.cli import show
 from vitrine.cli.options import (
     AddressOption,
     CsvSafeOption,
+    DeviceOption,
     EngineOption,
     FigureFormatOption,
     JsonOption,
@@ -72,14 +73,6 @@ QueryLayersOption = Annotated[
         metavar="N|M-N|mean",
         help="Of a model with query tokens (BLIP-2, InstructBLIP, Kosmos-2): the layers in which they read the "
         "picture that are looked at, as --layer.",
-    ),
-]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="cpu|cuda|cuda:N|mps|auto",
-        help="Where the model runs; default: a GPU where there is one. auto spreads a vision-language model over all "
-        "GPUs, and puts the rest into memory and on the disk.",
     ),
 ]
 JoinOption = Annotated[str, typer.Option(metavar="mean|first|max", help="How the maps of a word's pieces become one.")]

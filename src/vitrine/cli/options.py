@@ -100,6 +100,23 @@ PrecisionOption = Annotated[
     str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.")
 ]
 
+AnyModelPrecisionOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|fp32|bf16|4bit",
+        help="auto takes bf16 where the hardware has it and the model is wide enough, and fp32 of captioners. 4bit has "
+        "linear layers of vision-language models in 4 bits (extra bitsandbytes).",
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="cpu|cuda|cuda:N|mps|auto",
+        help="Where the model runs; default: a GPU where there is one. auto spreads a vision-language model over all "
+        "GPUs, and puts the rest into memory and on the disk.",
+    ),
+]
+
 
 class SeveralSettings(TyperCommand):
     """A command whose ``--set`` takes one setting or several: ``--set epochs=3 batch_size=8``."""

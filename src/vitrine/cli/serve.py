@@ -8,7 +8,7 @@ import typer
 
 from vitrine.api.progress import say_notes
 from vitrine.cli import show
-from vitrine.cli.options import ArchOption, PrecisionOption, VocabOption
+from vitrine.cli.options import AnyModelPrecisionOption, ArchOption, DeviceOption, VocabOption
 from vitrine.errors import UsageError
 
 
@@ -37,7 +37,8 @@ def serve(
     report: Annotated[
         bool, typer.Option("--report", help="Also serve the report of the runs among the models, at /report.")
     ] = False,
-    precision: PrecisionOption = "auto",
+    precision: AnyModelPrecisionOption = "auto",
+    device: DeviceOption = None,
     vocab: VocabOption = None,
     arch: ArchOption = None,
 ) -> None:
@@ -62,6 +63,7 @@ def serve(
         architecture=arch,
         vocabulary=vocab,
         precision=precision,
+        device=device,
         report=report,
         on_open=lambda name: show.say(f"Opening {name}"),
     )

@@ -86,6 +86,16 @@ def spreads_over_devices() -> bool:
     return _named_device.get() == "auto"
 
 
+def refuse_four_bit(precision: str, reference: str) -> None:
+    """Refuse 4 bits of a model that cannot be in them: only vision-language models can.
+
+    Raises:
+        UsageError: the precision is 4bit.
+    """
+    if precision == "4bit":
+        raise UsageError(f"--precision 4bit is of vision-language models, and {reference} is none: give fp32 or bf16.")
+
+
 def bf16_in_hardware(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices itself: CUDA from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":

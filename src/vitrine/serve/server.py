@@ -17,6 +17,7 @@ import uvicorn
 from vitrine.caption.model import Captioner
 from vitrine.errors import UsageError
 from vitrine.models.captioner_folder import is_captioner_folder
+from vitrine.models.precision import on_device
 from vitrine.open_model import open_model
 from vitrine.report.html import render_html
 from vitrine.report.run import build_document
@@ -40,6 +41,7 @@ def open_app_state(
     architecture: str | None = None,
     vocabulary: Path | None = None,
     precision: str = "auto",
+    device: str | None = None,
     report: bool = False,
     on_open: Callable[[str], None] = lambda _reference: None,
 ) -> AppState:
@@ -51,12 +53,15 @@ def open_app_state(
         settings: limits and addresses.
         architecture: timm name, or ``catr``, of the references that are weights files.
         vocabulary: vocabulary file of the published captioner, if it is among them.
-        precision: auto, fp32 or bf16.
+        precision: auto, fp32 or bf16; 4bit of vision-language models.
+        device: cpu, cuda, cuda:1 or mps; None takes a GPU where there is one. auto spreads vision-language models, each
+            over what the ones before it have left.
         report: whether to make a report on the runs among them.
         on_open: called with the reference of each model before it is loaded.
 
     Raises:
         ModelError, WeightsUnavailableError: a model cannot be loaded.
+        UsageError: a device that is not here, or 4 bits of another model.
         RunError: a report was asked for and none of them is a finished run.
     """
     references = [each for reference in references for each in _expand_folder(reference)]
@@ -64,7 +69,8 @@ def open_app_state(
     for index, reference in enumerate(references):
         on_open(reference)
         is_file = Path(reference).expanduser().is_file()
-        models.append(_load_model(str(index), reference, architecture if is_file else None, vocabulary, precision))
+        with on_device(device):
+            models.append(_load_model(str(index), reference, architecture if is_file else None, vocabulary, precision))
     page = None
     if report:
         page = render_html(build_document([each for each in references if Path(each).expanduser().is_dir()]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -14,15 +15,19 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from support.serving import client_of
 from support.tiny_vlms import photographs, save_tiny_vlm
 
 import vitrine
 from vitrine.caption.decoding import MapChoice, final_captions, greedy
+from vitrine.data.scenes import write_scenes
 from vitrine.errors import ModelError, UsageError
 from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.vlm.four_bit import _without_kernels, saved_settings
 from vitrine.models.vlm.load import OpenedModel, open_vision_language_model
 from vitrine.models.vlm.memory_plan import MemoryPlan
+from vitrine.serve.server import open_app_state
+from vitrine.serve.settings import ServeSettings
 
 NEEDS_LIBRARY = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not here: pip install 'vitrine[bitsandbytes]'"
@@ -180,3 +185,30 @@ def test_a_question_is_answered_in_4_bits(folder: Path) -> None:
         pytest.skip("This processor takes the layout that gradients pass through.")
     with pytest.raises(UsageError, match="cannot be read by gradient"):
         model.ask(photo, "What?", reading="gradient")
+
+
+@NEEDS_LIBRARY
+def test_layers_are_scored_and_pictures_served_in_4_bits(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    shutil.copytree(folder, tmp_path / "short")
+    config["text_config"]["max_position_embeddings"] = 64  # answers of random weights hardly ever end
+    (tmp_path / "short" / "config.json").write_text(json.dumps(config))
+    scenes = write_scenes(tmp_path / "scenes", "base", {"test": 3}, size=32)
+    options = {"grounding": True, "readings": "attention", "quiet": True}
+    result = vitrine.evaluate(tmp_path / "short", scenes, precision="4bit", device="cpu", **options)
+    again = vitrine.evaluate(vitrine.load(tmp_path / "short", precision="4bit"), scenes, **options)
+    assert result.precision == again.precision == "4bit"
+    assert result.negative_log_likelihood == again.negative_log_likelihood
+    assert (
+        result.negative_log_likelihood
+        != vitrine.evaluate(tmp_path / "short", scenes, quiet=True).negative_log_likelihood
+    )
+    state = open_app_state([str(tmp_path / "short")], ServeSettings(), precision="4bit", device="cpu")
+    served = state.captioner("0")
+    assert served.precision == "4bit"
+    assert any(type(layer).__name__ == "Linear4bit" for layer in served.module.modules())
+    encoded = io.BytesIO()
+    photographs((40, 30))[0].save(encoded, "PNG")
+    with client_of(state) as client:
+        answer = client.post("/api/caption", params={"prompt": "What?", "max_pieces": 2}, content=encoded.getvalue())
+    assert answer.status_code == 200 and "--precision 4bit" in answer.json()["command"]
