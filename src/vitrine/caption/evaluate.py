@@ -286,7 +286,7 @@ def evaluate_captioner(
         beams: of beam search; 1 is greedy.
         java: METEOR and SPICE too, which need Java.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
-        precision: fp32, bf16, or 4bit of a vision-language model; auto is fp32, and its own of a captioner that is open.
+        precision: fp32, bf16, or 4bit of a vision-language model; auto is fp32, or what an open captioner is in.
         seed: of the split made where the data have none; by default a run's own, else 0.
         architecture: ``catr`` where ``model`` is a weights file.
         vocabulary: of that file.
