@@ -122,17 +122,17 @@ def open_in_fp32(reference: str, precision: str, devices: Any) -> Any:
     return open_vision_language_model(reference, "fp32", devices)
 
 
-def test_a_classifier_is_evaluated_where_it_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the default moved to a device that has no numbers."""
+def test_classifiers_go_to_the_device_that_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for two GPUs: which device was meant is written down, and the model is put on the CPU."""
     names: list[str | None] = []
     place = classify_model.place_on_device
 
-    def placed(*arguments: Any) -> Any:
+    def place_on_cpu(*arguments: Any) -> Any:
         names.append(str(default_device()))
         with on_device("cpu"):
             return place(*arguments)
 
-    monkeypatch.setattr(classify_model, "place_on_device", placed)
+    monkeypatch.setattr(classify_model, "place_on_device", place_on_cpu)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     open_app_state(["vitrine/scenes-tiny"], ServeSettings(), device="cuda:1")

@@ -255,7 +255,7 @@ def _open_vision_language_model(reference: str, vocabulary: Path | None, precisi
     model.module.vocabulary = words
     notes = (*weights_notes(model.weights), *model.notes)
     return Captioner(
-        model.module, words, model.transform, model.weights, model.device, precision, notes, reference=reference
+        model.module, words, model.transform, model.weights, model.device, model.precision, notes, reference=reference
     )
 
 

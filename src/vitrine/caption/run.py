@@ -437,8 +437,9 @@ class CaptionProvenance:
     def origin(self) -> CaptionOrigin:
         """The same, without the model itself."""
         captioner = self.captioner
+        settings = replace(self.settings, precision=captioner.precision)  # weights saved in 4 bits are in no other
         return CaptionOrigin(
-            self.model, captioner.weights.sha256, captioner.attention, self.settings, tuple(self.flags), self.verb
+            self.model, captioner.weights.sha256, captioner.attention, settings, tuple(self.flags), self.verb
         )
 
     def of(self, sample: Sample, path: Path | None, out: str) -> Provenance:

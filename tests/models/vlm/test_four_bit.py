@@ -26,6 +26,7 @@ from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.vlm.four_bit import _without_kernels, saved_settings
 from vitrine.models.vlm.load import OpenedModel, open_vision_language_model
 from vitrine.models.vlm.memory_plan import MemoryPlan
+from vitrine.plotting.provenance import read_provenance
 from vitrine.serve.server import open_app_state
 from vitrine.serve.settings import ServeSettings
 
@@ -168,6 +169,12 @@ def test_weights_that_were_saved_in_4_bits(folder: Path, tmp_path: Path) -> None
     )
     (logits_V, caption), (again_V, repeated) = greedy_answer(opened), greedy_answer(again)
     assert logits_V.equal(again_V) and caption.ids == repeated.ids
+    photo = photographs((40, 30))[0]
+    for precision in ("fp32", "4bit"):
+        vitrine.ask(
+            tmp_path / "saved", photo, "What?", tmp_path / "a.png", max_pieces=1, precision=precision, quiet=True
+        )
+        assert read_provenance(tmp_path / "a.png")["vitrine:precision"] == "4bit", "what the weights are in"
     path = tmp_path / "saved" / "model.safetensors"
     tensors = load_file(path)
     name = next(name for name in tensors if name.endswith("q_proj.weight.absmax"))

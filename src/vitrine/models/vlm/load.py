@@ -60,6 +60,7 @@ class OpenedModel:
         end: the piece that ends an answer; one of them, where there are several.
         weights: the file its weights came from.
         device: where its prompts go.
+        precision: that its weights are in: the one asked for, but for weights that were saved in 4 bits.
         notes: sentences on where its weights are.
     """
 
@@ -69,6 +70,7 @@ class OpenedModel:
     end: str
     weights: WeightsFile
     device: torch.device
+    precision: Precision
     notes: tuple[str, ...] = ()
 
 
@@ -105,6 +107,7 @@ def open_vision_language_model(reference: str, precision: Precision = "fp32", de
     folder, config = _config(reference)
     family = _family(folder, config)
     four_bit_settings = saved_settings(folder / "config.json", config)
+    precision = "4bit" if four_bit_settings else precision
     weights, folder = _files(reference, folder, family)
     model = load_model(library, family, config, folder, weights.path, precision, devices, four_bit_settings)
     processor = _load_processor(library, family, folder)
@@ -128,7 +131,7 @@ def open_vision_language_model(reference: str, precision: Precision = "fp32", de
         *([_SAVED_IN_4_BITS] if four_bit_settings else []),
         *([describe_spread(model)] if isinstance(devices, Spread) else []),
     )
-    return OpenedModel(module.eval(), transform, tokenizer, end, weights, device, notes)
+    return OpenedModel(module.eval(), transform, tokenizer, end, weights, device, precision, notes)
 
 
 def _config(reference: str) -> tuple[Path, dict[str, Any]]:
