@@ -3,6 +3,7 @@
     python benchmarks/verbs.py                    all verbs, about two minutes on two idle cores
     python benchmarks/verbs.py --only compare     some verbs; may be repeated
     python benchmarks/verbs.py --against DIR      beside another checkout's src/, by turns
+    python benchmarks/verbs.py --write            its rows into the table of docs/speed.md
     python benchmarks/verbs.py --json
 
 What is measured, and how, is in benchmarks/README.md.
@@ -32,6 +33,8 @@ from vitrine.io.resumable_csv import csv_row
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src"
+PAGE = HERE.parent / "docs" / "speed.md"
+_START, _END = "<!-- verbs, written by `python benchmarks/verbs.py --write` -->\n", "<!-- end of verbs -->"
 PARTS = ("imports", "opening", "reading", "computing", "drawing", "writing")
 MANY = 500
 _SWEEP = """data = "{data}"
@@ -217,20 +220,60 @@ def table(rows: Mapping[str, Waiting], empty: float) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def with_summary(page: str, rows: Mapping[str, Waiting], empty: float, load: float) -> str:
+    """A page whose table of verbs has these rows; of other verbs the rows that it had stay.
+
+    Args:
+        page: Markdown with the table's two marks.
+        rows: by the verb's name.
+        empty: seconds of an interpreter that does nothing.
+        load: the machine's load average before the measurement.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    before, start, rest = page.partition(_START)
+    old, end, after = rest.partition(_END)
+    if not start or not end:
+        raise ValueError(f"The page has no table of verbs: expected {_START.strip()} and {_END}.")
+    lines = {cells[1].strip(): line for line in old.splitlines() if len(cells := line.split("|")) == 7}
+    lines |= {name: _summary_line(name, row) for name, row in rows.items()}
+    header = ["verb", "seconds", "of processors", "peak MiB", "most of the processors' time"]
+    top = [_cells(header), _cells(["---"] * len(header))]
+    body = [line for name, line in lines.items() if name not in (header[0], "---")]
+    machine = (
+        f"{os.cpu_count()} cores, at a load of {load:.1f} from other work when it began; `python -c pass` took "
+        f"{1000 * empty:.0f} ms."
+    )
+    return "\n".join([before + start.rstrip("\n"), *top, *body, "", machine, end + after])
+
+
+def _summary_line(name: str, row: Waiting) -> str:
+    places = ", ".join(f"{place} {100 * share:.0f} %" for place, share in row.places.items())
+    return _cells([name, f"{row.wall:.1f}", f"{row.processor:.1f}", f"{row.peak_mib:,.0f}", places])
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     """Make inputs, measure, print."""
     options = _parser().parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         older = SOURCE if options.against is None else options.against / "src"  # newer code opens older runs
         inputs = make_inputs(folder / "inputs", options.many, older)
         print("Inputs are made.", file=sys.stderr)
         measured = measure_all(inputs, folder, options.only, options.against)
+    empty = _empty_seconds()
+    if options.write:
+        PAGE.write_text(with_summary(PAGE.read_text("utf-8"), measured["here"], empty, load), "utf-8")
     if options.json:
         found = {side: {name: asdict(row) for name, row in rows.items()} for side, rows in measured.items()}
         print(json.dumps(found, indent=2))
         return
-    empty = _empty_seconds()
     print(f"In units of `python -c pass`, {1000 * empty:.0f} ms here.\n")
     for side, rows in measured.items():
         print(f"{side}:\n\n{table(rows, empty)}")
@@ -281,6 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", default=[], metavar="VERB", help="rows whose name begins so")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, measured by turns")
     parser.add_argument("--many", type=int, default=MANY, help=f"runs of the large comparison (default {MANY})")
+    parser.add_argument("--write", action="store_true", help="replace the rows of these verbs in docs/speed.md, too")
     parser.add_argument("--json", action="store_true", help="seconds, for programs")
     return parser
 

@@ -286,5 +286,9 @@ def test_ends_of_curves_are_computed_once_for_many_maps() -> None:
     assert np.array_equal(shared.deletion_BS, alone.deletion_BS)
     assert np.array_equal(shared.insertion_BS, alone.insertion_BS)
     assert shared.deletion_BS[:, -1] == pytest.approx(probability(0 * pixels)[range(3), ends.classes_B].numpy())
+    calls.clear()
+    filled = deletion_areas(probability, pixels, 1 - pixels, maps, ends=ends)
+    assert sum(calls) == 3 * 16  # the intact pictures are not asked about again
+    assert np.array_equal(filled, deletion_areas(probability, pixels, 1 - pixels, maps))
     whole = insertion_deletion_curves(probability, pixels, maps, steps=1)
     assert whole.deletion_BS.shape == whole.insertion_BS.shape == (3, 2)

@@ -141,9 +141,7 @@ class CurveEnds:
 def curve_ends(probability: Callable[[Tensor], Tensor], pixels_BCHW: Tensor, *, batch_size: int = 64) -> CurveEnds:
     """The ends of the curves of pictures; the arguments are those of :func:`insertion_deletion_curves`."""
     with torch.inference_mode():
-        intact = [probability(part_JCHW).max(dim=1) for part_JCHW in pixels_BCHW.split(batch_size)]
-        classes_B = torch.cat([part.indices for part in intact])
-        intact_B1 = torch.cat([part.values for part in intact]).float().cpu().numpy()[:, None]
+        classes_B, intact_B1 = _intact_answers(probability, pixels_BCHW, batch_size)
         index_B = torch.arange(len(classes_B), device=classes_B.device)
         blank_B, blurred_B = (
             _class_probabilities(
@@ -152,6 +150,15 @@ def curve_ends(probability: Callable[[Tensor], Tensor], pixels_BCHW: Tensor, *, 
             for end_BCHW in (torch.zeros_like(pixels_BCHW), blur(pixels_BCHW))
         )
     return CurveEnds(classes_B, intact_B1, blank_B[:, None], blurred_B[:, None])
+
+
+def _intact_answers(
+    probability: Callable[[Tensor], Tensor], pixels_BCHW: Tensor, batch_size: int
+) -> tuple[Tensor, Floats]:
+    """The likeliest class of every picture, int64 (B,), and its probability, (B, 1)."""
+    intact = [probability(part_JCHW).max(dim=1) for part_JCHW in pixels_BCHW.split(batch_size)]
+    classes_B = torch.cat([part.indices for part in intact])
+    return classes_B, torch.cat([part.values for part in intact]).float().cpu().numpy()[:, None]
 
 
 def patch_counts(patches: int, steps: int) -> npt.NDArray[np.int64]:
@@ -183,19 +190,22 @@ def deletion_areas(
     steps: int = 16,
     batch_size: int = 64,
     seed: int = 0,
+    ends: CurveEnds | None = None,
 ) -> npt.NDArray[np.float64]:
     """Areas under deletion curves, (B,), whose deleted patches show ``beneath_BCHW`` instead of the mean colour.
 
-    The order of the patches, the class and the other arguments are those of :func:`insertion_deletion_curves`.
+    The order of the patches, the class and the other arguments are those of :func:`insertion_deletion_curves`; of
+    ``ends``, the class and the intact picture's probability are read.
     """
     scores_BRC = np.asarray(scores_BRC)
     _check(pixels_BCHW, scores_BRC, steps, batch_size)
     counts_S = patch_counts(scores_BRC[0].size, steps)
     jobs = _Jobs(_ranks(pixels_BCHW, scores_BRC, seed), counts_S[1:], shows_strongest=False)
     with torch.inference_mode():
-        intact = [probability(part_JCHW).max(dim=1) for part_JCHW in pixels_BCHW.split(batch_size)]
-        classes_B = torch.cat([part.indices for part in intact])
-        intact_B1 = torch.cat([part.values for part in intact]).float().cpu().numpy()[:, None]
+        if ends is None:
+            classes_B, intact_B1 = _intact_answers(probability, pixels_BCHW, batch_size)
+        else:
+            classes_B, intact_B1 = ends.classes_B, ends.intact_B1
         variants = jobs.pictures(pixels_BCHW, beneath_BCHW, batch_size)
         deleted_BS = _class_probabilities(probability, classes_B, variants).reshape(len(classes_B), -1)
     return area(np.concatenate([intact_B1, deleted_BS], axis=1), counts_S / scores_BRC[0].size)

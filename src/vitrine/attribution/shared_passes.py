@@ -55,8 +55,7 @@ def shared_maps(
     """
     groups: dict[str, dict[str, Method]] = {"forward": {}, "backward": {}, "alone": {}}
     for name, method in methods.items():
-        shares_backward = method.name in _BACKWARD and method.against is None
-        kind = "forward" if method.name in _FORWARD else "backward" if shares_backward else "alone"
+        kind = "alone" if runs_alone(method) else "forward" if method.name in _FORWARD else "backward"
         groups[kind][name] = method
     if groups["forward"]:
         yield from _forward_maps(groups["forward"], module, pixels_BCHW).items()
@@ -64,6 +63,11 @@ def shared_maps(
         yield from _backward_maps(groups["backward"], module, pixels_BCHW, targets_B).items()
     for name, method in groups["alone"].items():
         yield name, method.maps(module, pixels_BCHW, targets_B, probabilities)
+
+
+def runs_alone(method: Method) -> bool:
+    """Whether a method shares no pass with others, so that its maps take as long beside them as by itself."""
+    return method.name not in (*_FORWARD, *_BACKWARD) or (method.name in _BACKWARD and method.against is not None)
 
 
 def _forward_maps(methods: Mapping[str, Method], module: nn.Module, pixels_BCHW: torch.Tensor) -> dict[str, BatchMaps]:

@@ -47,7 +47,7 @@ from vitrine.attribution.set_verdict import (
     judge_sets,
     top_decile_mass,
 )
-from vitrine.attribution.shared_passes import shared_maps
+from vitrine.attribution.shared_passes import runs_alone, shared_maps
 from vitrine.attribution.tensor_memory import TensorMemory
 from vitrine.attribution.weight_randomization import HEAD, correlation_with_intact, randomised_copies, weight_stages
 from vitrine.classify.model import Classifier
@@ -302,7 +302,7 @@ _MASK_METRICS = ("pointing", "inside", "average_precision", "iou_best", "iou_mea
 _CONTROLS = {"random": "a random map", "centre blob": "a blob in the centre", "edges": "the picture's edges"}
 """By the name in the ranking, what sentences call them."""
 
-_TIMED_PICTURES = 8  # of which the maps are made once more, by each method alone
+_TIMED_PICTURES = 8  # of which the maps are made once more by each method that shared its passes
 _SHUFFLED = "the same method with all weights shuffled"
 _SHUFFLE_SEED = 0
 _CASCADE_PICTURES = MIN_PICTURES  # whose maps are made again at every stage of shuffled weights
@@ -536,27 +536,34 @@ class _Scorer:
         cascade_maps = min(len(pictures), _CASCADE_PICTURES) * cascades
         self.steps = len(pictures) * (4 * len(methods) + len(_CONTROLS)) + cascade_maps
         self.maps: dict[str, Floats] = {}
+        self._seconds: dict[str, list[float]] = {}  # a picture of each batch, of methods that share no pass
         self._ends: dict[int, CurveEnds] = {}  # of the curves of a batch, by its first picture: the same for all maps
 
     def score_methods(self) -> dict[str, ScoredMethod]:
         """Make every method's maps of all pictures, from shared passes, and score them; time and memory by itself."""
         maps = self._make_maps()
         return {
-            name: self._score(name, maps_PRC, is_control=False, cost=self._cost(self.methods[name]))
+            name: self._score(name, maps_PRC, is_control=False, cost=self._cost(name))
             for name, maps_PRC in maps.items()
         }
 
-    def _cost(self, method: Method) -> Cost:
+    def _cost(self, name: str) -> Cost:
         """What a method takes by itself: seconds a picture in a batch, and tensors' bytes for one picture."""
-        explainer, few = Explainer(self.classifier, method), min(_TIMED_PICTURES, len(self.pictures))
-        pixels_BCHW = explainer.pixels(self.pictures.pixels_PCHW[:few])
-        targets_B = self.pictures.targets_P[:few]
-        start = time.perf_counter()
-        explainer.maps(pixels_BCHW, targets_B)
-        seconds = (time.perf_counter() - start) / few
+        method = self.methods[name]
+        explainer = Explainer(self.classifier, method)
+        seconds = min(self._seconds[name]) if name in self._seconds else self._time_alone(explainer)
+        pixels_BCHW, targets_B = self._pixels(slice(1)), self.pictures.targets_P[:1]
         with TensorMemory() as memory:
-            explainer.maps(pixels_BCHW[:1], targets_B[:1])
+            explainer.maps(pixels_BCHW, targets_B)
         return Cost(seconds, memory.peak)
+
+    def _time_alone(self, explainer: Explainer) -> float:
+        """Seconds a picture of a method whose maps were made in passes that others shared."""
+        few = min(_TIMED_PICTURES, len(self.pictures))
+        pixels_BCHW = self._pixels(slice(few))
+        start = time.perf_counter()
+        explainer.maps(pixels_BCHW, self.pictures.targets_P[:few])
+        return (time.perf_counter() - start) / few
 
     def shuffle_weights(self) -> dict[str, _ShuffledMaps]:
         """Maps by ever more shuffled copies of the model, of every method that was scored, by its name.
@@ -609,9 +616,14 @@ class _Scorer:
                 method_maps = shared_maps(
                     methods, module or classifier.module, pixels_BCHW, targets_B, classifier.probabilities
                 )
+                start = time.perf_counter()
                 for name, maps in method_maps:
+                    if module is None and runs_alone(methods[name]):
+                        seconds = (time.perf_counter() - start) / len(targets_B)
+                        self._seconds.setdefault(name, []).append(seconds)
                     parts[name].append(maps.scores_BRC.numpy())
                     self._advance(len(targets_B), name)
+                    start = time.perf_counter()
         return {name: np.concatenate(each) for name, each in parts.items()}
 
     def _pixels(self, part: slice) -> torch.Tensor:
@@ -670,13 +682,15 @@ class _Scorer:
         pixels_BCHW, maps_BRC = self._pixels(part), maps_PRC[part]
         if part.start not in self._ends:
             self._ends[part.start] = curve_ends(self.explainer.probability, pixels_BCHW)
-        curves = self.explainer.curves(pixels_BCHW, maps_BRC, self._ends[part.start])
+        ends = self._ends[part.start]
+        curves = self.explainer.curves(pixels_BCHW, maps_BRC, ends)
         values["gap"] += curves.gap.tolist()
         values["insertion"] += curves.insertion_area.tolist()
         values["deletion"] += curves.deletion_area.tolist()
         for key, filler in self._filler_keys.items():
             beneath_BCHW = blur(pixels_BCHW) if filler == "blur" else self._others(part)
-            values[key] += deletion_areas(self.explainer.probability, pixels_BCHW, beneath_BCHW, maps_BRC).tolist()
+            areas_B = deletion_areas(self.explainer.probability, pixels_BCHW, beneath_BCHW, maps_BRC, ends=ends)
+            values[key] += areas_B.tolist()
 
     def _others(self, part: slice) -> torch.Tensor:
         """For each picture the next one of another answer, or the next where all have one answer."""
