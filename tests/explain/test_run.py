@@ -225,7 +225,7 @@ def test_what_was_drawn_before_an_interruption_stays(
             ["IMAGES", "-o", "OUT", "--method", "rollout", "--heads", "max"],
             "--heads is an option of attention; rollout would ignore it",
         ),
-        (["IMAGES", "-o", "OUT", "--method", "rollout", "--method", "gradcam"], "give one --method"),
+        (["IMAGES", "-o", "OUT", "--method", "rollout", "--method", "gradcam", "--matrix"], "give one --method"),
         (["NOWHERE", "-o", "OUT"], "no file or folder"),
     ],
 )

@@ -130,7 +130,10 @@ def test_of_many_classes_the_largest_and_the_smallest_are_drawn() -> None:
             "crops of 30 to 100 % of the area, mirrored in 50 %, brightness, contrast and saturation by up to 30 %",
         ),
         (TransformSpec(erase=0.25, contrast=0.1), "contrast by up to 10 %, a rectangle of noise in 25 %"),
-        (named_transforms("scenes"), "mirrored in 50 %, turned by a multiple of 90° in 75 %, brightness by up to 10 %"),
+        (
+            named_transforms("dihedral"),
+            "mirrored in 50 %, turned by a multiple of 90° in 75 %, brightness by up to 10 %",
+        ),
     ],
 )
 def test_random_changes_are_said_in_words(transforms: TransformSpec, words: str) -> None:

@@ -87,7 +87,7 @@ def test_rows_of_layers_on_two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [str(keys.device) for keys, _ in output.state.layers] == ["cuda:0", "cuda:1"]
     assert output.cross_LBHK.shape == (2, 1, 4, 16)
     assert str(output.cross_LBHK.device) == str(output.logits_BV.device) == "cuda:0"
-    assert describe_spread(model) == "Devices: of 8 parts of this model, on cuda:0 5, on cuda:1 3."
+    assert describe_spread(model) == "Devices: of the 8 parts of this model, on cuda:0 5, on cuda:1 3."
 
 
 def test_room_is_nine_tenths_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from vitrine.models.vlm.memory_plan import free_gpu_memory, free_memory
+from vitrine.results import count_of
 
 SHARE_FOR_WEIGHTS = 0.9
 """Of a device's free memory; the rest is left for what is computed."""
@@ -109,7 +110,7 @@ def describe_spread(model: Any) -> str:
     parts = ", ".join(f"{_place(name)} {count}" for name, count in counts.items())
     slow = {"cpu", "disk"}.intersection(names) - {_name(main_device(model))}
     warning = f" What is not on {main_device(model)} is copied to it for every word, which is slow." if slow else ""
-    return f"Devices: of {len(names)} parts of this model, {parts}.{warning}"
+    return f"Devices: of the {count_of(len(names), 'part')} of this model, {parts}.{warning}"
 
 
 def _devices(model: Any) -> list[str]:
