@@ -225,7 +225,10 @@ def test_what_was_drawn_before_an_interruption_stays(
             ["IMAGES", "-o", "OUT", "--method", "rollout", "--heads", "max"],
             "--heads is an option of attention; rollout would ignore it",
         ),
-        (["IMAGES", "-o", "OUT", "--method", "rollout", "--method", "gradcam", "--matrix"], "give one --method"),
+        (
+            ["IMAGES", "-o", "OUT", "--method", "rollout", "--method", "gradcam", "--matrix"],
+            "where one method is drawn by itself",
+        ),
         (["NOWHERE", "-o", "OUT"], "no file or folder"),
     ],
 )
