@@ -6,16 +6,18 @@ import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from PIL import Image
 from support.card_figures import without_card_figures
 from support.paths import TESTS
 from support.warm_python import WarmPython
 
 # A busy machine is slow now and then: how long one example takes says nothing about the code.
-settings.register_profile("vitrine", deadline=None, max_examples=40)
+settings.register_profile("vitrine", deadline=None, max_examples=25)
 settings.load_profile("vitrine")
 
 # Files that take longest: begun first, so that no worker is left alone with one at the end.
@@ -85,6 +87,25 @@ def _card_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     else:
         with without_card_figures():
             yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hashes_of_like_pictures() -> Iterator[None]:
+    """Many tests index the same few pictures: the perceptual hashes of equal pixels are computed once."""
+    from vitrine.data import sample_index
+
+    plain = sample_index.signature
+    hashes: dict[tuple[object, ...], bytes | None] = {}
+
+    def signature(picture: Image.Image) -> bytes | None:
+        key = picture.mode, picture.size, sha256(picture.tobytes()).digest(), str(picture.getpalette())
+        if key not in hashes:
+            hashes[key] = plain(picture)
+        return hashes[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_index, "signature", signature)
+        yield
 
 
 @pytest.fixture(scope="session")
