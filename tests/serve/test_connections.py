@@ -99,7 +99,7 @@ WITHHELD = [
 def endings(address: tuple[str, int]) -> list[tuple[bytes, float]]:
     """How each of these connections ends; all at the same time."""
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(WITHHELD)) as crowd:
-        patch.setattr(connections, "_GRACE_SECONDS", 0.2)
+        patch.setattr(connections, "_GRACE_SECONDS", 0.6)
         return list(crowd.map(lambda case: drip(address, case[0], case[1], 8), WITHHELD))
 
 
