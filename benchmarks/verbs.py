@@ -1,6 +1,6 @@
 """What people wait for: every verb's time and memory on small real work, and what takes them.
 
-    python benchmarks/verbs.py                    all verbs, about two minutes on two idle cores
+    python benchmarks/verbs.py                    all verbs, about five minutes on two idle cores
     python benchmarks/verbs.py --only compare     some verbs; may be repeated
     python benchmarks/verbs.py --against DIR      beside another checkout's src/, by turns
     python benchmarks/verbs.py --write            its rows into the table of docs/speed.md
