@@ -15,8 +15,8 @@ from torch import nn
 from vitrine.attribution.attention import layer_number
 from vitrine.attribution.class_logit import class_logit
 from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
-from vitrine.attribution.part_outputs import watch_input, watch_outputs
 from vitrine.errors import ModelError
+from vitrine.models.forward_hooks import watch_input, watch_outputs
 
 _POST_NORM = "Post"  # in the names of timm's blocks whose norm1 comes after the attention
 

@@ -13,8 +13,8 @@ from torch import nn
 from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, watch_attention
 from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
 from vitrine.attribution.model_tail import tail_class_logit
-from vitrine.attribution.part_outputs import watch_outputs
 from vitrine.attribution.readout import describe_readout
+from vitrine.models.forward_hooks import watch_outputs
 
 
 def legrad(

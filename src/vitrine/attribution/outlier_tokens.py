@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from vitrine.attribution.maps import token_layout
-from vitrine.attribution.part_outputs import watch_outputs
+from vitrine.models.forward_hooks import watch_outputs
 
 TIMES_MEDIAN = 2.0
 """An outlier's norm is more than this many times the median. Darcet and others read a cut (150) off one model's

@@ -23,9 +23,9 @@ from torch import nn
 
 from vitrine.attribution.maps import TokenLayout
 from vitrine.attribution.model_tail import Constant, copy_with
-from vitrine.attribution.part_outputs import watch_outputs
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.heads import ClassAndMeanTransformer
+from vitrine.models.forward_hooks import watch_outputs
 from vitrine.results import count_of
 
 # Older versions of timm have no such pool.

@@ -14,9 +14,9 @@ from torch import nn
 from vitrine.attribution.attention import AttentionCall, head_slices, watch_attention
 from vitrine.attribution.maps import BatchMaps, TokenLayout, token_layout
 from vitrine.attribution.model_tail import tail_class_logit
-from vitrine.attribution.part_outputs import watch_input
 from vitrine.attribution.pixel_gradients import unit_quadrature
 from vitrine.errors import ModelError
+from vitrine.models.forward_hooks import watch_input
 
 _STEPS = 16
 

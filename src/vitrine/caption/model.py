@@ -22,11 +22,11 @@ from vitrine.models.hub import fetch
 from vitrine.models.kind import captioner_kind, is_hub_reference
 from vitrine.models.precision import default_device, refuse_four_bit, spreads_over_devices
 from vitrine.models.reference import WeightsFile
+from vitrine.models.vlm.device_map import AutoDeviceMap
 from vitrine.models.vlm.load import open_vision_language_model
 from vitrine.models.vlm.memory_plan import Precision
 from vitrine.models.vlm.prompt import PromptTransform
 from vitrine.models.vlm.query_tokens import QueryLayers
-from vitrine.models.vlm.spread import Spread
 from vitrine.results import Progress, count_of, no_progress
 from vitrine.runs.environment import weights_notes
 
@@ -249,7 +249,7 @@ def _open_transformers(reference: str, vocabulary: Path | None, precision: str) 
 def _open_vision_language_model(reference: str, vocabulary: Path | None, precision: str) -> Captioner:
     if vocabulary is not None:
         raise UsageError(f"{reference} has word pieces of its own: leave --vocab {vocabulary} out.")
-    devices = Spread() if spreads_over_devices() else default_device()
+    devices = AutoDeviceMap() if spreads_over_devices() else default_device()
     model = open_vision_language_model(reference, cast(Precision, precision), devices)
     words = Vocabulary(model.tokenizer, start=model.end, end=model.end, pad=model.end)
     model.module.vocabulary = words

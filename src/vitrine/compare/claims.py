@@ -212,15 +212,13 @@ def compare_pairs(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
 
 def _count_pairs(runs: Sequence[RunSummary]) -> dict[tuple[int, int], dict[str, PairedCounts | SignCounts]]:
     """Counts by question of each pair of runs that can be tested, by their places."""
-    groups: dict[tuple[str, str, str], list[int]] = {}
-    for place, run in enumerate(runs):
-        for question in run.outcomes:
-            groups.setdefault((question, run.kind, run.validation), []).append(place)
     pair_counts: dict[tuple[int, int], dict[str, PairedCounts | SignCounts]] = {}
     for question in QUESTIONS:
-        for (kind_of_test, *_), places in groups.items():
-            if kind_of_test != question:
-                continue
+        groups: dict[tuple[str, str], list[int]] = {}
+        for place, run in enumerate(runs):
+            if question in run.outcomes:
+                groups.setdefault((run.kind, run.validation), []).append(place)
+        for places in groups.values():
             values_RN = np.array([runs[place].outcomes[question] for place in places], float)
             for a, b, counts in count_every_pair(values_RN, as_signs=question == NEARER):
                 pair_counts.setdefault((places[a], places[b]), {})[question] = counts

@@ -18,7 +18,6 @@ from vitrine.attribution.faithfulness import CurveEnds, InsertionDeletionCurves,
 from vitrine.attribution.maps import BatchMaps, Unit, display_scores, patch_on_grid, token_layout
 from vitrine.attribution.methods import Method
 from vitrine.attribution.outlier_tokens import outlier_tokens, token_norms, without_outliers
-from vitrine.attribution.part_outputs import watch_outputs
 from vitrine.attribution.patch_hiding import HidingTest, PatchHiding
 from vitrine.attribution.placement import Placement
 from vitrine.classify.inference import eval_transform, prepared_batches
@@ -31,6 +30,7 @@ from vitrine.data.samples import Sample
 from vitrine.data.scenes.dataset import SIZES, ScenePicture
 from vitrine.data.transforms import EvalTransform
 from vitrine.errors import UsageError
+from vitrine.models.forward_hooks import watch_outputs
 from vitrine.models.precision import autocast
 from vitrine.results import Unreadable, and_n_more
 

@@ -340,8 +340,7 @@ def _files(count: int, kind: str) -> list[str]:
 
 
 def _sheet_file(number: int, kind: str) -> str:
-    sheet = Path(f"{SHEET}.{kind}")
-    return (sheet if number == 1 else sheet_path(sheet, number)).as_posix()
+    return sheet_path(Path(f"{SHEET}.{kind}"), number).as_posix()
 
 
 class _SheetMaker:
@@ -499,12 +498,11 @@ class _SheetWriter:
         counts = f"{count_of(len(rows), 'picture')} by {count_of(len(columns), 'method')}"
         title = counts if number == 1 else f"{counts}, from picture {start + 1} on"
         draw = partial(method_sheet, rows, columns, self._scale, title=title, detail=self.maker.detail)
-        if self.claim is None:
-            self._draw_first = draw
-            return
         if number == 1:
             self._draw_first = draw
-            self.claim.take()
+        if self.claim is None:
+            return
+        self.claim.take()
         name = _sheet_file(number, settings.kind)
         self.claim.add([name])
         save(draw(), self.claim.folder / name, self.provenance.to_metadata())

@@ -404,8 +404,7 @@ def _picture_files(figures: Iterable[str], settings: ExplainSettings) -> tuple[s
 
 
 def _sheet_file(number: int, settings: ExplainSettings) -> str:
-    sheet = Path(f"{SHEETS[0]}.{settings.kind}")
-    return (sheet if number == 1 else sheet_path(sheet, number)).as_posix()
+    return sheet_path(Path(f"{SHEETS[0]}.{settings.kind}"), number).as_posix()
 
 
 def _beside(figure: Path, suffix: str) -> Path:

@@ -17,13 +17,13 @@ from torch import nn
 from vitrine.attribution.attention import layer_number
 from vitrine.attribution.maps import TokenLayout, token_layout
 from vitrine.attribution.outlier_tokens import outlier_tokens
-from vitrine.attribution.part_outputs import watch_outputs
 from vitrine.classify.inference import eval_batches
 from vitrine.classify.model import Classifier
 from vitrine.data.loader import normalise
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
 from vitrine.io.limits import limit
+from vitrine.models.forward_hooks import watch_outputs
 from vitrine.models.precision import autocast
 from vitrine.results import Progress, Unreadable, no_progress
 

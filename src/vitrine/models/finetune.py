@@ -12,6 +12,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from vitrine.errors import ModelError, RecipeError
+from vitrine.models.forward_hooks import watch_input
 from vitrine.models.precision import class_token_alone
 from vitrine.results import count_of
 
@@ -215,17 +216,14 @@ def linear_head(module: nn.Module, size: tuple[int, int]) -> nn.Module | None:
     head = module.get_classifier()  # type: ignore[operator]
     if not isinstance(head, nn.Linear):
         return None
-    head_inputs: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0]))
     was_training = module.training
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), watch_input(head) as head_inputs:
             pixels_BCHW = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
             module(pixels_BCHW)
             features_BD = PooledFeatures(module)(pixels_BCHW)
     finally:
-        handle.remove()
         module.train(was_training)
     if len(head_inputs) != 1 or head_inputs[0].shape != features_BD.shape:
         return None

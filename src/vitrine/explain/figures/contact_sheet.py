@@ -123,14 +123,14 @@ def save_contact_sheet(
     where = "" if count == 1 else f"sheet {number} of {count}" if count else f"sheet {number}"
     detail = " · ".join(filter(None, (detail, where)))
     figure = contact_sheet(sheet, scale, title=title, detail=detail, maps_each=maps_each, all_maps=all_maps)
-    target = path if number == 1 else sheet_path(path, number)
+    target = sheet_path(path, number)
     save(figure, target, metadata)
     return target
 
 
 def sheet_path(path: Path, number: int) -> Path:
-    """The path of a further sheet: ``maps-2.png`` of ``maps.png``."""
-    return beside(path, f"-{number}{path.suffix}", keep_ending=False)
+    """The path of a sheet: the first is ``maps.png`` itself, the second ``maps-2.png``."""
+    return path if number == 1 else beside(path, f"-{number}{path.suffix}", keep_ending=False)
 
 
 def contact_sheet(

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from vitrine.models import precision
 from vitrine.models.captioner.backbone import fold_frozen_norms
-from vitrine.models.captioner.drafting import Guesser
 from vitrine.models.captioner.layers import Attention
 from vitrine.models.captioner.model import CaptionModel
+from vitrine.models.captioner.speculative_decoding import Guesser
 
 _MIN_PACKED_WEIGHTS = 1 << 19  # the feed-forward layers of the published captioner, and its last one; fewer do not pay
 
@@ -227,7 +227,7 @@ def prepare_for_prediction(model: CaptionModel) -> CaptionModel:
     (above all the last one, to the vocabulary) are stored by columns: the product of one row with such a matrix, which
     is what a word costs, then takes less than half the time in float32. Several rows at once (beams, batches, words
     that were guessed ahead) have the large matrices packed, in place of what they were. Words of one picture are
-    guessed ahead by a copy of decoder and head in int8: see :mod:`vitrine.models.captioner.drafting`.
+    guessed ahead by a copy of decoder and head in int8: see :mod:`vitrine.models.captioner.speculative_decoding`.
     ``.to(torch.bfloat16)`` afterwards keeps all of it but the guessing.
 
     Args:

@@ -23,8 +23,8 @@ from torch.nn import functional
 from vitrine.errors import ModelError
 from vitrine.models.captioner.backbone import ImageEncoder, build_image_model
 from vitrine.models.captioner.config import CaptionModelConfig
-from vitrine.models.captioner.drafting import Guesser
 from vitrine.models.captioner.layers import DecoderLayer, EncoderLayer
+from vitrine.models.captioner.speculative_decoding import Guesser
 from vitrine.results import count_of
 
 

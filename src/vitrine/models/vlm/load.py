@@ -18,13 +18,13 @@ from vitrine.models.hf_captioners.base import quiet, transformers_library
 from vitrine.models.hub import fetch, fetch_optional, fetch_weights
 from vitrine.models.reference import WeightsFile
 from vitrine.models.vlm.attention_rows import use_row_attention
+from vitrine.models.vlm.device_map import AutoDeviceMap, describe_spread, main_device
 from vitrine.models.vlm.encoder_decoder import EncoderDecoderModel
 from vitrine.models.vlm.families import FAMILIES, Family, image_token_id
 from vitrine.models.vlm.four_bit import saved_settings, use_cpu_layout
 from vitrine.models.vlm.memory_plan import Precision
 from vitrine.models.vlm.model import VisionLanguageModel
 from vitrine.models.vlm.prompt import PromptTransform
-from vitrine.models.vlm.spread import Spread, describe_spread, main_device
 from vitrine.models.vlm.weights import Devices, load_model
 
 CPU = torch.device("cpu")
@@ -126,10 +126,10 @@ def open_vision_language_model(reference: str, precision: Precision = "fp32", de
         module.has_gradients = False
     transform = PromptTransform(processor, model.config, family)
     end = str(tokenizer.id_to_token(ends[0]))
-    device = main_device(model) if isinstance(devices, Spread) else devices
+    device = main_device(model) if isinstance(devices, AutoDeviceMap) else devices
     notes = (
         *([_SAVED_IN_4_BITS] if four_bit_settings else []),
-        *([describe_spread(model)] if isinstance(devices, Spread) else []),
+        *([describe_spread(model)] if isinstance(devices, AutoDeviceMap) else []),
     )
     return OpenedModel(module.eval(), transform, tokenizer, end, weights, device, precision, notes)
 

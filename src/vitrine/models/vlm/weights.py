@@ -13,12 +13,12 @@ from vitrine.messages import say
 from vitrine.models.checkpoints.state_dict import Shape, open_weights
 from vitrine.models.hf_captioners.base import quiet
 from vitrine.models.hf_captioners.load import require_fit
+from vitrine.models.vlm.device_map import AutoDeviceMap
 from vitrine.models.vlm.families import UNBOUNDED, Family, context_length
 from vitrine.models.vlm.four_bit import check_four_bit, require_bitsandbytes, settings_for
 from vitrine.models.vlm.memory_plan import MemoryPlan, Precision, free_gpu_memory, free_memory
-from vitrine.models.vlm.spread import Spread
 
-Devices = torch.device | Spread
+Devices = torch.device | AutoDeviceMap
 """Where a model's weights go: to one device, or over all of them."""
 
 
@@ -86,7 +86,7 @@ def load_model(
 
 
 def _load_onto(devices: Devices, model_class: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    if isinstance(devices, Spread):
+    if isinstance(devices, AutoDeviceMap):
         return devices.load(model_class, **options)
     if devices.type == "cuda":  # straight from the file, so that memory need not hold all of it
         options["device_map"] = {"": devices}
@@ -103,7 +103,7 @@ def _plan(path: Path, shapes: Mapping[str, Shape], config: Any, precision: Preci
 
 def _check_memory(plan: MemoryPlan, devices: Devices) -> None:
     """Refuse weights that memory has no room for before they are read, and say where a full context would have none."""
-    if isinstance(devices, Spread):
+    if isinstance(devices, AutoDeviceMap):
         room = devices.room()
         warning = plan.check_cache(sum(room.values()) if room else None)
     elif devices.type == "cuda":

@@ -156,13 +156,14 @@ def build_answers_section(model: AnsweringModel, number: int) -> Section:
 
 def _answer_blocks(model: AnsweringModel, number: int) -> list[Block]:
     figures = [each.figure for each in model.figures]
+    figures_with_reasons = [(each.figure, each.why) for each in model.figures if each.why is not None]
     views = tuple(
-        CaptionView(f"answer-{number}-{index}", each.figure.picture, each.figure.scale, each.why)
-        for index, each in enumerate((each for each in model.figures if each.why is not None), 1)
-        if each.why is not None
+        CaptionView(f"answer-{number}-{index}", figure.picture, figure.scale, why)
+        for index, (figure, why) in enumerate(figures_with_reasons, 1)
     )
     verb = "answered" if any(each.picture.question for each in figures) else "captioned"
-    part = "" if len(views) == len(figures) else f", of which {count_of(len(views), 'answer')} {_is_are(views)} shown"
+    part = f", of which {count_of(len(views), 'answer')} {agree(len(views), 'is', 'are')} shown"
+    part = "" if len(views) == len(figures) else part
     return [
         Paragraph(f"{model.name} {verb} {count_of(len(figures), 'picture')}{part}."),
         TableBlock(_calls_table(figures)),
@@ -174,10 +175,6 @@ def _answer_blocks(model: AnsweringModel, number: int) -> list[Block]:
         Gallery(views),
         Details(f"All {count_of(len(figures), 'answer')}", (TableBlock(_answers_table(figures), _cut_note(figures)),)),
     ]
-
-
-def _is_are(views: Sequence[CaptionView]) -> str:
-    return agree(len(views), "is", "are")
 
 
 def _calls_table(figures: Sequence[CaptionFigure]) -> Table:

@@ -27,7 +27,7 @@ SHARE_FOR_WEIGHTS = 0.9
 
 
 @dataclass(frozen=True)
-class Spread:
+class AutoDeviceMap:
     """Room on each device of this machine.
 
     Attributes:

@@ -16,9 +16,15 @@ from torch import Tensor
 
 from vitrine.caption.decoding import DecodedCaption, final_captions, greedy
 from vitrine.caption.sampling import PrefixStep, continue_prefix
-from vitrine.models.captioner import CaptionModel, CaptionModelConfig, EncoderOutput, drafting, prepare_for_prediction
-from vitrine.models.captioner.drafting import Guesser, Int8Linear, can_draft
+from vitrine.models.captioner import (
+    CaptionModel,
+    CaptionModelConfig,
+    EncoderOutput,
+    prepare_for_prediction,
+    speculative_decoding,
+)
 from vitrine.models.captioner.model import Features
+from vitrine.models.captioner.speculative_decoding import Guesser, Int8Linear, can_draft
 
 END, POSITIONS = 2, 24
 needs_int8 = pytest.mark.skipif(not can_draft(), reason="this processor or torch does not draft in int8")
@@ -260,6 +266,6 @@ def test_damaged_weights_are_no_words(model: CaptionModel) -> None:
 def test_without_int8_products_captions_are_decoded_word_by_word(
     model: CaptionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drafting, "can_draft", lambda: False)
+    monkeypatch.setattr(speculative_decoding, "can_draft", lambda: False)
     encoder_output = encode(model)
     same(final_captions(greedy(model, encoder_output))[0], plainly(model, encoder_output))

@@ -15,10 +15,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vitrine.caption.decoding import MapChoice, final_captions, greedy
-from vitrine.models.vlm import spread
+from vitrine.models.vlm import device_map
+from vitrine.models.vlm.device_map import AutoDeviceMap, describe_spread, main_device
 from vitrine.models.vlm.load import OpenedModel, open_vision_language_model
 from vitrine.models.vlm.model import AnswerState
-from vitrine.models.vlm.spread import Spread, describe_spread, main_device
 
 
 def answers(opened: OpenedModel) -> Any:
@@ -46,7 +46,7 @@ def test_layers_on_the_disk_change_nothing(kind: str, tmp_path: Path) -> None:
     save_tiny_vlm(kind, tmp_path)
     plain = open_vision_language_model(str(tmp_path))
     sizes = [value.nbytes for value in plain.module.model.state_dict().values()]
-    room = Spread({"cpu": sum(sizes) // 2 + 2 * max(sizes)})
+    room = AutoDeviceMap({"cpu": sum(sizes) // 2 + 2 * max(sizes)})
     opened = open_vision_language_model(str(tmp_path), "fp32", room)
     (note,) = opened.notes
     assert "on the disk" in note and "copied to it for every word" in note and opened.device == torch.device("cpu")
@@ -91,16 +91,16 @@ def test_rows_of_layers_on_two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_room_is_nine_tenths_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spread, "free_gpu_memory", lambda: {0: 1000, 1: 20})
-    monkeypatch.setattr(spread, "free_memory", lambda: 500)
-    assert Spread().room() == {0: 900, 1: 18, "cpu": 450}
-    monkeypatch.setattr(spread, "free_memory", lambda: None)
-    assert Spread().room() is None, "accelerate knows more"
+    monkeypatch.setattr(device_map, "free_gpu_memory", lambda: {0: 1000, 1: 20})
+    monkeypatch.setattr(device_map, "free_memory", lambda: 500)
+    assert AutoDeviceMap().room() == {0: 900, 1: 18, "cpu": 450}
+    monkeypatch.setattr(device_map, "free_memory", lambda: None)
+    assert AutoDeviceMap().room() is None, "accelerate knows more"
 
 
 def test_all_of_it_in_memory_is_said(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("This machine has a GPU.")
     save_tiny_vlm("llava", tmp_path)
-    opened = open_vision_language_model(str(tmp_path), "fp32", Spread())
+    opened = open_vision_language_model(str(tmp_path), "fp32", AutoDeviceMap())
     assert opened.notes == ("Devices: all of this model is in memory, on the CPU; this machine has no GPU.",)
